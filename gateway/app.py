@@ -1,0 +1,280 @@
+"""Builds the server from the settings and lives its life: start, readiness, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+
+from gateway.accounts import AccountDirectory
+from gateway.config import Settings, UpstreamSettings, api_key
+from gateway.errors import ERROR_CODES, ConfigurationError
+from gateway.formatting import Renderer
+from gateway.fronts.client import Client
+from gateway.fronts.custom_reading import Known
+from gateway.fronts.native import error_object
+from gateway.fronts.writing import Writing
+from gateway.ids import CallIds, microseconds_of
+from gateway.plugin_loading import Plugins, load_plugins
+from gateway.route import Road, Upstream
+from gateway.server import SENT, SENT_LAST, Server
+from gateway.store.counting import Days
+from gateway.store.sqlite import CHECK_LIMIT_S, SqliteStore, open_store
+from gateway.translation import languages
+from gateway.upstream.pool import Deadlines, Pool
+from gateway.upstream.request import target_of
+
+LOG = logging.getLogger("gateway")
+
+PASSED_HEADERS = (
+    "content-disposition", "content-language", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms",
+    "x-should-retry",
+)  # fmt: skip
+"""Headers of the upstream that a client sees; the operator's `pass_headers` are added."""
+
+
+class Application:
+    """The running gateway: requests by path to the road, health and readiness, and the drain."""
+
+    def __init__(self, settings: Settings, road: Road) -> None:
+        self._settings = settings
+        self._road = road
+        self._trusted = tuple(ip_network(text, strict=False) for text in settings.server.trusted_proxies)
+        self.draining = False
+        self.under_way = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request."""
+        client = Client(request, self._settings.server, trusted=self._trusted, draining=self.draining)
+        if self._settings.server.cors_origins:
+            client.cors = _cors(request, self._settings.server.cors_origins)
+        self.under_way += 1
+        try:
+            await self._dispatch(client, request.raw_path)
+        finally:
+            self.under_way -= 1
+        return SENT if client.keep_alive and not self.draining else SENT_LAST
+
+    async def _dispatch(self, client: Client, raw_path: str) -> None:
+        request = client.request
+        path = raw_path.partition("?")[0]
+        if not _is_valid(request, path):
+            client.keep_alive = False
+            await _say(client, 400, "4003", "the request's target, Host or version is not valid")
+        elif request.method == "OPTIONS":
+            await _preflight(client)
+        elif path.startswith("/v1/"):
+            await self._road.native(client)
+        elif path == "/healthz":
+            await client.send(200, "text/plain", b"ok\n")
+        elif path == "/readyz":
+            ready = not self.draining
+            await client.send(200 if ready else 503, "text/plain", b"ready\n" if ready else b"draining\n")
+        elif path == "/openai/api_call.php":
+            await self._road.custom(client, "openai", None)
+        else:
+            segments = path.strip("/").split("/")
+            if len(segments) == 2 and all(segments):
+                await self._road.custom(client, segments[0], segments[1])
+            else:
+                await _say(client, 404, "4010", "calls go to /openai/custom/ or to /v1/…")
+
+
+async def _say(client: Client, status: int, code: str, reason: str) -> None:
+    """An error outside of any call."""
+    await client.send(
+        status, "application/json", error_object(ERROR_CODES[code], reason, None), f"X-Error-Code: {code}\r\n"
+    )
+
+
+def _is_valid(request: web.BaseRequest, path: str) -> bool:
+    """Origin-form target, one Host where HTTP/1.1 demands it, a version that this server speaks."""
+    hosts = request.headers.getall("Host", ())
+    wants_host = request.version >= (1, 1)
+    return path.startswith("/") and (len(hosts) == 1 or (not hosts and not wants_host)) and request.version[0] == 1
+
+
+def _cors(request: web.BaseRequest, origins: tuple[str, ...]) -> str:
+    """The header lines that let a listed origin's page read the answer."""
+    origin = request.headers.get("Origin", "")
+    if not origin or ("*" not in origins and origin not in origins):
+        return "Vary: Origin\r\n"
+    allowed = "*" if "*" in origins else origin
+    exposed = "X-Request-Id, X-Last-Id, X-Error-Code, X-Cache, X-Translate-Status, Server-Timing, Retry-After"
+    return f"Access-Control-Allow-Origin: {allowed}\r\nAccess-Control-Expose-Headers: {exposed}\r\nVary: Origin\r\n"
+
+
+async def _preflight(client: Client) -> None:
+    fields = "Allow: GET, POST, DELETE, PUT, PATCH, OPTIONS\r\n"
+    if "Allow-Origin" in client.cors:
+        fields += (
+            "Access-Control-Allow-Methods: GET, POST, DELETE, PUT, PATCH\r\n"
+            "Access-Control-Allow-Headers: Authorization, Content-Type, OpenAI-Beta, Idempotency-Key\r\n"
+            "Access-Control-Max-Age: 600\r\n"
+        )
+    await client.send(204, "", b"", fields)
+
+
+async def serve(
+    settings: Settings, *, ready: Callable[[str], None] | None = None, stop: asyncio.Event | None = None
+) -> None:
+    """Serves until `stop` is set, or SIGTERM or SIGINT where it is not given; then drains.
+
+    `ready` is called with the address that clients use. Raises ConfigurationError for what cannot work.
+    """
+    stop = stop or _stop_on_signals()
+    plugins = load_plugins(settings.plugins, directory=_directory(settings))
+    key = api_key(_upstream(settings), os.environ)
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_store(settings, check_limit_s=CHECK_LIMIT_S)
+        stack.callback(store.close)
+        accounts = AccountDirectory(store, store.pepper.digest, Days(settings.defaults.timezone))
+        await accounts.start()
+        stack.push_async_callback(accounts.stop)
+        upstream = _open_upstream(_upstream(settings), key)
+        stack.callback(upstream.pool.close)
+        road = _road(settings, plugins, accounts, upstream, store)
+        application = Application(settings, road)
+        server = Server(application.handle, settings.server)
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.callback(server.stop_sweeping)
+        listener = _listen(settings.server.host, settings.server.port)
+        site = web.SockSite(runner, listener, backlog=4096)
+        await site.start()
+        if ready is not None:
+            ready(_address(listener))
+        await stop.wait()
+        await _drain(application, server, site, settings.server.drain_s)
+
+
+def run(settings: Settings) -> int:
+    """Serves in this process until it is told to stop; the exit status."""
+    _raise_file_limit()
+    configure_logging(settings)
+    runner_factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        runner_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=runner_factory) as runner:
+        runner.run(serve(settings, ready=lambda address: LOG.info("serving at %s", address)))
+    return 0
+
+
+async def _drain(application: Application, server: Server, site: web.BaseSite, limit_s: float) -> None:
+    """Accepts no more, lets open calls finish up to the limit."""
+    application.draining = True
+    await site.stop()
+    server.close_idle()
+    LOG.info("draining: %d calls under way", application.under_way)
+    deadline = asyncio.get_running_loop().time() + limit_s
+    while application.under_way and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.05)
+    if application.under_way:
+        LOG.warning("%d calls did not finish within %g s and are cut", application.under_way, limit_s)
+
+
+def _road(
+    settings: Settings, plugins: Plugins, accounts: AccountDirectory, upstream: Upstream, store: SqliteStore
+) -> Road:
+    defaults = settings.defaults
+    langs = languages(plugins.translators)
+    if "json" not in plugins.formatters:
+        raise ConfigurationError("plugins: the format json cannot be switched off; errors are written in it")
+    return Road(
+        settings=settings,
+        known=Known(tuple(plugins.formatters), langs, defaults.model),
+        writing=Writing(
+            plugins.formatters,
+            settings.formats,
+            Renderer(settings.formats),
+            settings.stream,
+            ZoneInfo(defaults.timezone),
+            defaults.lang,
+        ),
+        translators=dict(plugins.translators),
+        accounts=accounts,
+        upstream=upstream,
+        ids=CallIds(settings.server.node_id, microseconds_of(store.greatest_call_id())),
+        store=store,
+    )
+
+
+def _upstream(settings: Settings) -> UpstreamSettings:
+    if not settings.upstream:
+        raise ConfigurationError("no upstream: set OPENAI_API_KEY, or name one in [[upstream]] of the configuration")
+    return settings.upstream[0]
+
+
+def _open_upstream(settings: UpstreamSettings, key: str) -> Upstream:
+    target = target_of(settings, key)
+    deadlines = Deadlines(
+        connect_s=settings.connect_timeout_s,
+        first_byte_s=settings.first_byte_timeout_s,
+        idle_s=settings.idle_timeout_s,
+        total_s=settings.total_timeout_s,
+        keepalive_s=settings.keepalive_timeout_s,
+    )
+    passed = frozenset(name.lower().encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
+    return Upstream(target, Pool(target.host, target.port, target.tls, deadlines), settings.max_answer_bytes, passed)
+
+
+def _directory(settings: Settings) -> Path | None:
+    return Path(settings.plugins.directory) if settings.plugins.directory else None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises ConfigurationError where the address cannot be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _raise_file_limit() -> None:
+    """Every stream holds two sockets: the soft limit of open files is lifted to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def configure_logging(settings: Settings) -> None:
+    """The process's log, on standard error, as journald likes it: no time stamps of its own."""
+    logging.basicConfig(level=settings.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True)
+    access = {"all": logging.INFO, "errors": logging.WARNING, "off": logging.CRITICAL}[settings.log.access]
+    logging.getLogger("gateway.access").setLevel(access)
+    logging.getLogger("gateway.aiohttp").setLevel(
+        logging.CRITICAL
+    )  # its text quotes requests; server.py says what is needed

@@ -1,0 +1,171 @@
+"""The command `gateway`. Reads what the operator typed and calls what does the work; imports it only then."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway import __version__
+from gateway.cli_accounts import accounts
+from gateway.cli_shared import (
+    config_option,
+    json_option,
+    moment_text,
+    opened_store,
+    print_json,
+    print_table,
+    read_settings,
+)
+from gateway.errors import ERROR_CODES, ConfigurationError
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.types import CallRecord
+
+
+class ConfigurationFailed(click.ClickException):
+    """One line on standard error, and status 2."""
+
+    exit_code = 2
+
+
+class _Gateway(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:  # Any: as click has it
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            raise ConfigurationFailed(str(error)) from error
+
+
+_plugins_dir_option = click.option(
+    "--plugins-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A directory of plugin files, loaded beside the installed plugins.",
+)
+
+
+@click.group(cls=_Gateway, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gateway")
+def main() -> None:
+    """A streaming gateway between clients and any OpenAI-compatible upstream."""
+
+
+main.add_command(accounts)
+
+
+@main.command()
+@config_option
+@click.option("--host", metavar="H", help="The address to listen at.")
+@click.option("--port", metavar="P", type=click.IntRange(0, 65535), help="The port; 0 is any free one.")
+@_plugins_dir_option
+@click.pass_context
+def serve(
+    context: click.Context, config: Path | None, host: str | None, port: int | None, plugins_dir: Path | None
+) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    from msgspec.structs import replace
+
+    settings = _with_plugins_dir(read_settings(config), plugins_dir)
+    listening = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = replace(settings, server=replace(settings.server, **listening))
+
+    from gateway.app import run
+
+    context.exit(run(settings))
+
+
+@main.command()
+@click.option("--host", metavar="H", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", metavar="P", type=click.IntRange(0, 65535), default=8080, show_default=True, help="The port.")
+@click.pass_context
+def demo(context: click.Context, host: str, port: int) -> None:
+    """Serve an embedded upstream with the account demo / demo-secret: no key, no network, nothing kept."""
+    from gateway.demo import run
+
+    context.exit(run(host, port))
+
+
+@main.command()
+@_plugins_dir_option
+@config_option
+@json_option
+def plugins(plugins_dir: Path | None, config: Path | None, as_json: bool) -> None:
+    """List the plugins, where each comes from and which of them serve."""
+    from gateway.plugin_loading import load_plugins
+
+    rows = load_plugins(_with_plugins_dir(read_settings(config), plugins_dir).plugins).rows
+    columns = ("plugin", "source", "kind", "name", "status")
+    if as_json:
+        print_json([{column: getattr(row, column) for column in columns} for row in rows])
+    else:
+        print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check a configuration: says what is wrong with FILE, or that nothing is. Status 2 for a fault."""
+    from gateway.config import load_settings
+    from gateway.plugin_loading import load_plugins
+
+    load_plugins(load_settings(file, os.environ).plugins)
+    click.echo(f"{file}: no faults found")
+
+
+@main.command()
+@click.option("--account", "name", metavar="NAME", help="Only this account's calls.")
+@click.option("--limit", metavar="N", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most N.")
+@click.option("--outcome", metavar="CODE", type=click.Choice(list(ERROR_CODES)), help="Only with this error code.")
+@config_option
+@json_option
+def calls(name: str | None, limit: int, outcome: str | None, config: Path | None, as_json: bool) -> None:
+    """Show the call log, newest first."""
+    settings = read_settings(config)
+    with opened_store(settings) as store:
+        names = {account.id: account.name for account in store.accounts.all()}
+        account_id = None if name is None else store.accounts.by_name(name).id
+        records = store.calls(account_id=account_id, outcome=outcome, limit=limit)
+    described = [_call(record, names, settings) for record in records]
+    if as_json:
+        print_json(described)
+        return
+    columns = ("started", "account", "method", "model", "outcome", "status", "duration_s", "sent_bytes", "request_id")
+    headers = [column.replace("_", " ") for column in columns]
+    print_table(
+        headers, [["-" if row[column] is None else str(row[column]) for column in columns] for row in described]
+    )
+
+
+def _call(record: CallRecord, names: dict[int, str], settings: Settings) -> dict[str, Any]:
+    """A call as the operator sees it; ids as text, since they outgrow what JavaScript calls a number."""
+    return {
+        "last_id": str(record.id),
+        "request_id": record.request_id,
+        "started": moment_text(record.started_at, settings),
+        "account": names.get(record.account_id),  # None: deleted since
+        "account_id": record.account_id,
+        "front": record.front,
+        "method": record.method,
+        "model": record.model,
+        "outcome": record.outcome,
+        "status": record.status,
+        "streamed": record.streamed,
+        "cut": record.cut,
+        "cache": record.cache,
+        "duration_s": record.duration_s,
+        "first_byte_s": record.first_byte_s,
+        "sent_bytes": record.sent_bytes,
+        "client_ip": record.client_ip,
+    }
+
+
+def _with_plugins_dir(settings: Settings, directory: Path | None) -> Settings:
+    from msgspec.structs import replace
+
+    if directory is None:
+        return settings
+    return replace(settings, plugins=replace(settings.plugins, directory=str(directory.absolute())))

@@ -1,0 +1,347 @@
+"""The configuration: a TOML file and the environment become frozen settings. The only reader of either.
+
+A key that nobody knows and a value that cannot be are refused with the file, the key and what would be allowed.
+Environment names are `GATEWAY_SECTION__KEY` (`GATEWAY_SERVER__PORT=9000`) and win over the file; secrets are never in
+the file itself but named by it (`api_key_env`, `api_key_file`), and never in the text of an error.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gateway.config_checks import (
+    base_url_fault,
+    cidr_fault,
+    header_fault,
+    name_fault,
+    origin_fault,
+    path_fault,
+    scheme,
+    shared_fault,
+    timezone_fault,
+    variable_fault,
+)
+from gateway.config_values import Source, from_text, key_types, nearest, read_section
+from gateway.errors import ConfigurationError
+
+# A year bounds every time, so that infinity, which the event loop's timers refuse, never gets there.
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+PositiveBytes = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+NodeId = Annotated[int, Meta(ge=0, le=1023)]
+
+ENVIRONMENT_PREFIX = "GATEWAY_"
+RESERVED_ENVIRONMENT = frozenset({"GATEWAY_CONFIG"})
+_SQLITE = "sqlite:///"
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file; unknown keys are refused."""
+
+
+class ServerSettings(Section, frozen=True):
+    """How clients reach the gateway, and what it bears from them."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Port = 8080
+    node_id: NodeId = 1
+    header_timeout_s: PositiveSeconds = 10.0
+    body_timeout_s: PositiveSeconds = 20.0
+    body_min_rate_bytes: PositiveBytes = 1024
+    write_timeout_s: PositiveSeconds = 120.0
+    keepalive_timeout_s: PositiveSeconds = 75.0
+    drain_s: Seconds = 30.0
+    max_line_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 65_536
+    max_json_bytes: PositiveBytes = 33_554_432
+    max_upload_bytes: PositiveBytes = 1_073_741_824
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+
+
+class StoreSettings(Section, frozen=True):
+    """Where accounts and the call log live, and the pepper of the secrets' hashes beside it."""
+
+    url: str = "sqlite:///gateway.db"
+    pepper_file: str = ""  # empty: beside the database
+    pepper_env: str = ""
+
+
+class SharedSettings(Section, frozen=True):
+    """State shared by several processes."""
+
+    url: str = "memory:"
+
+
+class UpstreamSettings(Section, frozen=True):
+    """One OpenAI-compatible upstream; `base_url` as the SDKs write it, with its `/v1`."""
+
+    name: str = "openai"
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = ""
+    api_key_file: str = ""
+    connect_timeout_s: PositiveSeconds = 10.0
+    first_byte_timeout_s: PositiveSeconds = 600.0
+    idle_timeout_s: PositiveSeconds = 120.0
+    total_timeout_s: PositiveSeconds = 3600.0
+    keepalive_timeout_s: Seconds = 60.0
+    max_answer_bytes: PositiveBytes = 67_108_864
+    ca_file: str = ""
+    pass_headers: tuple[str, ...] = ()
+
+
+class DefaultsSettings(Section, frozen=True):
+    """What a call gets that does not say."""
+
+    lang: str = "cn"
+    timezone: str = "Asia/Shanghai"
+    model: dict[str, str] = {}
+
+
+class MethodsSettings(Section, frozen=True):
+    """Methods (globs) that the operator has closed (4010) or has in maintenance (4009; `"*"` is everything)."""
+
+    closed: tuple[str, ...] = ()
+    maintenance: tuple[str, ...] = ()
+
+
+class PluginsSettings(Section, frozen=True):
+    """Which plugins serve: `off` names plugins not to load; the tables pick one for a `result_type` or a `lang`."""
+
+    off: tuple[str, ...] = ()
+    directory: str = ""
+    formatters: dict[str, str] = {}
+    translators: dict[str, str] = {}
+
+
+class FormatsSettings(Section, frozen=True):
+    """Bounds of a rendering; those above `thread_above_bytes` run in at most `threads` threads for each format."""
+
+    max_bytes: PositiveBytes = 67_108_864
+    thread_above_bytes: PositiveBytes = 65_536
+    threads: Annotated[int, Meta(ge=1, le=64)] = 4
+    timeout_s: PositiveSeconds = 30.0
+
+
+class StreamSettings(Section, frozen=True):
+    """Streams: comments on an idle line (0: none), and the largest event that is re-formatted."""
+
+    keepalive_s: Seconds = 0.0
+    max_event_bytes: PositiveBytes = 8_388_608
+
+
+class LogSettings(Section, frozen=True):
+    """The process's own log on standard error. `access`: a line for all calls, those with an error, or none."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: Literal["all", "errors", "off"] = "errors"
+
+
+class Settings(Section, frozen=True):
+    """The whole configuration."""
+
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    shared: SharedSettings = SharedSettings()
+    upstream: tuple[UpstreamSettings, ...] = ()
+    defaults: DefaultsSettings = DefaultsSettings()
+    methods: MethodsSettings = MethodsSettings()
+    plugins: PluginsSettings = PluginsSettings()
+    formats: FormatsSettings = FormatsSettings()
+    stream: StreamSettings = StreamSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of `path` (None: no file) with the environment laid over them; raises ConfigurationError."""
+    raw = _read_toml(path) if path else {}
+    source = Source(path)
+    unknown_variables = _overlay(raw, environ, source)
+    settings = _locate(_settings(raw, source), source, environ)
+    _check(settings, source)
+    named = {settings.store.pepper_env, *(upstream.api_key_env for upstream in settings.upstream)}
+    for variable in sorted(unknown_variables - named):
+        raise ConfigurationError(f"environment: {variable}: unknown name; {nearest(variable, _variables())}")
+    return settings
+
+
+def api_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> str:
+    """The upstream's key, `""` where the configuration names none (an upstream that asks for no credentials).
+
+    Raises ConfigurationError, which names the variable or the file and never what is in it.
+    """
+    if upstream.api_key_file:
+        where = f"the file {upstream.api_key_file}"
+        try:
+            key = Path(upstream.api_key_file).read_bytes().decode("latin-1").strip()
+        except OSError as error:
+            raise ConfigurationError(f"upstream {upstream.name}: {where} cannot be read: {error.strerror}") from error
+    elif upstream.api_key_env:
+        where = f"the environment variable {upstream.api_key_env}"
+        key = environ.get(upstream.api_key_env, "")
+    else:
+        return ""
+    if not key:
+        raise ConfigurationError(f"upstream {upstream.name}: no API key: {where} is not set or empty")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ConfigurationError(
+            f"upstream {upstream.name}: {where} holds no usable API key: only printable ASCII without spaces is allowed"
+        )
+    return key
+
+
+def store_path(settings: Settings) -> Path:
+    """The SQLite database's file."""
+    return Path(settings.store.url.removeprefix(_SQLITE))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        # utf-8-sig: editors on Windows begin a file with a byte order mark.
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8 text: byte {error.start}: {error.reason}") from error
+    except (ValueError, RecursionError) as error:  # a syntax error names line and column itself
+        raise ConfigurationError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _variables() -> dict[str, tuple[str, str, Any]]:
+    """Every environment name: its section, key and type. `upstream` stands for the first one."""
+    sections = {name: UpstreamSettings if name == "upstream" else type_ for name, type_ in key_types(Settings).items()}
+    return {
+        f"{ENVIRONMENT_PREFIX}{section}__{key}".upper(): (section, key, type_)
+        for section, section_type in sections.items()
+        for key, type_ in key_types(section_type).items()
+    }
+
+
+def _overlay(raw: dict[str, Any], environ: Mapping[str, str], source: Source) -> set[str]:
+    """Lays the environment over `raw` in place; returns the GATEWAY_ names that are nobody's key."""
+    implied = "upstream" not in raw
+    if implied:
+        raw["upstream"] = [{}]
+        if base_url := environ.get("OPENAI_BASE_URL"):
+            raw["upstream"][0]["base_url"] = base_url
+            source.variables["upstream[0].base_url"] = "OPENAI_BASE_URL"
+    known = _variables()
+    ours = {name for name in environ if name.startswith(ENVIRONMENT_PREFIX)} - RESERVED_ENVIRONMENT
+    for variable in sorted(ours & known.keys()):
+        section, key, type_ = known[variable]
+        tables = raw.setdefault(section, {})
+        table = tables[0] if section == "upstream" and isinstance(tables, list) and tables else tables
+        if not isinstance(table, dict):
+            continue  # the file's fault, which _settings() reports
+        dotted = f"upstream[0].{key}" if section == "upstream" else f"{section}.{key}"
+        source.variables[dotted] = variable
+        table[key] = from_text(environ[variable], type_, dotted, source)
+    if implied and not {"api_key_env", "api_key_file"} & raw["upstream"][0].keys():
+        raw["upstream"][0]["api_key_env"] = "OPENAI_API_KEY"
+    return ours - known.keys()
+
+
+def _settings(raw: dict[str, Any], source: Source) -> Settings:
+    sections = key_types(Settings)
+    for name in sorted(raw.keys() - sections.keys()):
+        raise source.error(name, f"unknown section; {nearest(name, sections)}")
+    upstreams = raw["upstream"]
+    if not isinstance(upstreams, list) or not upstreams:
+        raise source.error("upstream", "expected at least one table, written [[upstream]]")
+    values: dict[str, Any] = {
+        name: read_section(raw.get(name, {}), type_, name, source)
+        for name, type_ in sections.items()
+        if name != "upstream"
+    }
+    return Settings(
+        upstream=tuple(
+            read_section(table, UpstreamSettings, f"upstream[{i}]", source) for i, table in enumerate(upstreams)
+        ),
+        **values,
+    )
+
+
+def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> Settings:
+    """The settings with every path absolute and every base_url without its last slash."""
+    store = settings.store
+    if source.file is None and "store.url" not in source.variables:
+        url = f"{_SQLITE}{_data_directory(environ)}/gateway/gateway.db"
+    else:
+        url = _located_store(store.url, source)
+    return msgspec.structs.replace(
+        settings,
+        store=msgspec.structs.replace(store, url=url, pepper_file=source.path(store.pepper_file)),
+        plugins=msgspec.structs.replace(settings.plugins, directory=source.path(settings.plugins.directory)),
+        upstream=tuple(
+            msgspec.structs.replace(
+                upstream,
+                base_url=upstream.base_url.rstrip("/"),
+                api_key_file=source.path(upstream.api_key_file),
+                ca_file=source.path(upstream.ca_file),
+            )
+            for upstream in settings.upstream
+        ),
+    )
+
+
+def _located_store(url: str, source: Source) -> str:
+    if not url.startswith("sqlite:"):
+        raise source.error("store.url", f"{scheme(url)} is not supported yet; allowed: sqlite:///FILE")
+    file = url.removeprefix(_SQLITE)
+    if file == url or not file or file == ":memory:" or re.search(r"[?#\x00-\x1f\x7f]", file):
+        raise source.error("store.url", "expected sqlite:///FILE, or sqlite:////FILE for an absolute path")
+    return _SQLITE + source.path(file)
+
+
+def _data_directory(environ: Mapping[str, str]) -> Path:
+    directory = Path(environ.get("XDG_DATA_HOME", ""))
+    if directory.is_absolute():  # the XDG specification: a relative one is ignored
+        return directory
+    try:
+        return Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    except RuntimeError as error:
+        raise ConfigurationError("no home directory for the store: set GATEWAY_STORE__URL or XDG_DATA_HOME") from error
+
+
+_Check: TypeAlias = tuple[str, Sequence[str], Callable[[str], str | None]]
+
+
+def _check(settings: Settings, source: Source) -> None:
+    """What the types cannot say of single values, and what must hold between them."""
+    checks: list[_Check] = [
+        ("server.trusted_proxies", settings.server.trusted_proxies, cidr_fault),
+        ("server.cors_origins", settings.server.cors_origins, origin_fault),
+        ("store.pepper_file", [settings.store.pepper_file], path_fault),
+        ("store.pepper_env", [settings.store.pepper_env], variable_fault),
+        ("shared.url", [settings.shared.url], shared_fault),
+        ("defaults.timezone", [settings.defaults.timezone], timezone_fault),
+        ("plugins.directory", [settings.plugins.directory], path_fault),
+    ]
+    for i, upstream in enumerate(settings.upstream):
+        checks += _upstream_checks(f"upstream[{i}]", upstream)
+        if upstream.name in [other.name for other in settings.upstream[:i]]:
+            raise source.error(f"upstream[{i}].name", f"another upstream is named {upstream.name!r} too")
+        if upstream.api_key_env and upstream.api_key_file:
+            raise source.error(f"upstream[{i}].api_key_file", "api_key_env is given too: give one of them")
+    for key, values, fault_of in checks:
+        for value in values:
+            if fault := fault_of(value):
+                raise source.error(key, fault)
+
+
+def _upstream_checks(at: str, upstream: UpstreamSettings) -> list[_Check]:
+    return [
+        (f"{at}.name", [upstream.name], name_fault),
+        (f"{at}.base_url", [upstream.base_url], base_url_fault),
+        (f"{at}.api_key_env", [upstream.api_key_env], variable_fault),
+        (f"{at}.api_key_file", [upstream.api_key_file], path_fault),
+        (f"{at}.ca_file", [upstream.ca_file], path_fault),
+        (f"{at}.pass_headers", upstream.pass_headers, header_fault),
+    ]

@@ -1,0 +1,106 @@
+"""Texts and TOML values become typed keys, and a value that cannot be becomes an error that helps.
+
+Knows msgspec and the types of keys, but none of the configuration's sections.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+
+from gateway.errors import ConfigurationError
+
+SectionType = TypeVar("SectionType", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where values come from, so that an error can name it: the file, or the environment variable that won over it."""
+
+    file: Path | None
+    variables: dict[str, str] = field(default_factory=dict)  # dotted key -> environment variable
+
+    def error(self, key: str, reason: str) -> ConfigurationError:
+        where = self.variables.get(key) or (self.file and str(self.file)) or "configuration"
+        return ConfigurationError(f"{where}: {key}: {reason}")
+
+    def path(self, text: str) -> str:
+        """A path as the settings hold it: absolute; a relative one starts at the file, without one where we run."""
+        return str((self.file.absolute().parent if self.file else Path.cwd()) / text) if text else ""
+
+
+def key_types(section: type[msgspec.Struct]) -> dict[str, Any]:
+    return {info.name: info.type for info in msgspec.structs.fields(section)}
+
+
+def read_section(table: object, section: type[SectionType], name: str, source: Source) -> SectionType:
+    """One table as its section; key by key, so that an error knows its key."""
+    if not isinstance(table, dict):
+        raise source.error(name, f"expected a table, written [{name}]")
+    types = key_types(section)
+    values = {}
+    for key, value in table.items():
+        dotted = f"{name}.{key}"
+        if key not in types:
+            raise source.error(dotted, f"unknown key; {nearest(key, types)}")
+        try:
+            values[key] = msgspec.convert(value, types[key])
+        except msgspec.ValidationError as error:
+            raise source.error(dotted, _expected(types[key], dotted, value)) from error
+    return section(**values)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _expected(type_: Any, key: str, found: object) -> str:
+    secret = re.search(r"key|secret|token|password|pepper|url", key)
+    shown = "" if secret or not isinstance(found, str | int | float) else f", found {str(found)[:80]!r}"
+    return f"expected {_allowed(type_)}{shown}"
+
+
+def _allowed(type_: Any) -> str:
+    """What a key of this type takes, for a person."""
+    origin = get_origin(type_)
+    if origin is Literal:
+        return "one of " + ", ".join(f'"{value}"' for value in get_args(type_))
+    if origin is tuple:
+        return "a list of texts"
+    if origin is dict:
+        return "a table of texts"
+    if origin is not Annotated:
+        return "a text"
+    plain, meta = get_args(type_)
+    if plain is str:
+        return "a text that is not empty"
+    low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"
+    return f"{'a whole number' if plain is int else 'a number'} {low}" + (f" to {meta.le}" if meta.le else "")
+
+
+def from_text(text: str, type_: Any, key: str, source: Source) -> Any:
+    """A variable's text as its key's type: numbers and booleans as written, tuples as a,b,c, tables as JSON or TOML."""
+    origin = get_origin(type_)
+    if origin is tuple:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if origin is dict:
+        try:
+            return msgspec.json.decode(text, type=type_)
+        except msgspec.DecodeError:
+            pass
+        try:
+            return tomllib.loads(f"table = {text}")["table"]
+        except (ValueError, RecursionError) as error:
+            raise source.error(key, 'expected a table of texts, as JSON {"a": "b"} or TOML {a = "b"}') from error
+    try:
+        return msgspec.convert(text, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise source.error(key, _expected(type_, key, text)) from error

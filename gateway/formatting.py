@@ -1,0 +1,199 @@
+"""JSON comes in strictly and goes out rendered: what may be read, how deep it may nest, and where a formatter runs.
+
+Formatters are plugins: whatever one does becomes a clear error of its own call. Knows nothing of envelopes or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+import traceback
+from collections import defaultdict
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import NoReturn
+
+import orjson
+
+from gateway.config import FormatsSettings
+from gateway.errors import GatewayError
+from gateway.hookspecs import FormatterSpec
+from gateway.types import MAX_DEPTH, Document, JsonValue, RenderingRefused
+
+log = logging.getLogger(__name__)
+
+_INLINE_WORK_FACTOR = 16
+_SLOW_S = 0.1
+_TOO_DEEP = f"it nests deeper than {MAX_DEPTH} levels"
+
+
+class NotJson(ValueError):  # noqa: N818  # a finding about the text, not a fault of ours
+    """A text is not JSON. Its own text says where."""
+
+
+def check_json(text: bytes) -> None:
+    """Raises NotJson unless `text` is JSON (RFC 8259, in UTF-8), and RenderingRefused where it nests too deep."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # orjson also refuses what the grammar allows: half of a surrogate pair as an escape, numbers beyond a double.
+        value = _loads_by_grammar(text)
+    _check_depth(text, value)
+
+
+def read_object(text: bytes) -> dict[str, JsonValue]:
+    """A client's arguments. Raises GatewayError 4003 unless `text` is a JSON object that every reader reads alike."""
+    try:
+        value = orjson.loads(text)
+        _check_depth(text, value)
+    except (orjson.JSONDecodeError, RenderingRefused) as error:
+        raise GatewayError("4003", f"the arguments are not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise GatewayError("4003", "the arguments are not a JSON object")
+    # A repeated key is lost in parsing, and its quotes with it. Only \u0022 could make up for them.
+    if b"\\u0022" in text or orjson.dumps(value).count(b'"') != text.count(b'"'):
+        # The numbers' texts are of no interest here, and a million digits cost no time.
+        json.loads(text, object_pairs_hook=_refuse_repeated_keys, parse_int=len, parse_float=len)
+    return value
+
+
+class Renderer:
+    """Runs formatters: small documents where they are, others in a thread, so that no rendering stalls other calls.
+
+    Each format has its own few threads, and a rendering its deadline: a formatter that never returns keeps its
+    threads, and from then on its calls fail at the deadline, while every other format goes on. The threads are
+    daemons, since one that never ends must not keep the process from ending.
+    """
+
+    def __init__(self, settings: FormatsSettings) -> None:
+        self._settings = settings
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(settings.threads))
+        self._slow: set[str] = set()
+
+    async def render(self, spec: FormatterSpec, document: Document) -> bytes:
+        """The document in the spec's format. Raises GatewayError 5000 with the reason where there is none."""
+        if spec.name in self._slow or not self._is_light(document):
+            rendering = await self._render_in_thread(spec, document)
+        else:
+            rendering = self._render_here(spec, document)
+        if len(rendering) > self._settings.max_bytes:
+            raise _refusal(spec, f"it is larger than {self._settings.max_bytes} bytes")
+        return rendering
+
+    async def render_event(self, spec: FormatterSpec, document: Document) -> bytes:
+        """As `render`, for the data of a streamed event, which cannot hold a carriage return."""
+        rendering = await self.render(spec, document)
+        if b"\r" not in rendering:
+            return rendering
+        if spec.render_event is None:
+            raise _refusal(spec, "an event cannot hold the carriage return in it")
+        return await self.render_event(replace(spec, render=spec.render_event, render_event=None), document)
+
+    def _is_light(self, document: Document) -> bool:
+        """Whether it is quickly rendered in any format: an indenting one can repeat the depth for each few bytes."""
+        size = len(document.text)
+        limit = self._settings.thread_above_bytes
+        return size <= limit and size * min(_bracket_count(document.text), MAX_DEPTH) <= limit * _INLINE_WORK_FACTOR
+
+    def _render_here(self, spec: FormatterSpec, document: Document) -> bytes:
+        started = time.perf_counter()
+        rendering = _render(spec, document)
+        if time.perf_counter() - started > _SLOW_S:
+            self._slow.add(spec.name)
+            log.warning("formatter %s was slow on a small document; it runs in threads from now on", spec.name)
+        return rendering
+
+    async def _render_in_thread(self, spec: FormatterSpec, document: Document) -> bytes:
+        slots = self._slots[spec.name]
+        loop = asyncio.get_running_loop()
+        result: Future[bytes] = Future()
+        result.set_running_or_notify_cancel()  # nobody can take back what a thread has begun
+
+        def work() -> None:
+            try:
+                result.set_result(_render(spec, document))
+            except BaseException as error:  # noqa: BLE001  # the waiting call must hear of it
+                result.set_exception(error)
+
+        def give_back(_: Future[bytes]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(slots.release)
+
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                await slots.acquire()
+                try:
+                    threading.Thread(target=work, name=f"format-{spec.name}", daemon=True).start()
+                except RuntimeError as error:
+                    slots.release()
+                    raise _refusal(spec, "no thread could be started") from error
+                result.add_done_callback(give_back)
+                return await asyncio.wrap_future(result)
+        except TimeoutError as error:
+            raise _refusal(spec, f"it took longer than {self._settings.timeout_s:g} s") from error
+
+
+def _render(spec: FormatterSpec, document: Document) -> bytes:
+    """Calls the plugin; whatever it raises becomes a GatewayError, and the operator's log says where."""
+    try:
+        rendering: object = spec.render(document)
+    except RenderingRefused as error:
+        raise _refusal(spec, str(error)) from error
+    except RecursionError as error:
+        raise _refusal(spec, "it nests too deep") from error
+    except MemoryError as error:
+        raise _refusal(spec, "it does not fit into memory") from error
+    except (Exception, SystemExit) as error:  # a plugin is a boundary
+        # Neither the message nor the traceback's lines: both may hold the call's text.
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        log.error("formatter %s raised %s at %s:%d", spec.name, type(error).__name__, frame.f_code.co_filename, line)
+        raise _refusal(spec, f"the formatter raised {type(error).__name__}") from error
+    if not isinstance(rendering, bytes):
+        raise _refusal(spec, f"the formatter returned {type(rendering).__name__}, not bytes")
+    return rendering
+
+
+def _refusal(spec: FormatterSpec, why: str) -> GatewayError:
+    return GatewayError("5000", f"the answer cannot be rendered as {spec.name}: {why}")
+
+
+def _loads_by_grammar(text: bytes) -> object:
+    try:
+        return json.loads(text.decode(), parse_int=len, parse_float=len, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise RenderingRefused(_TOO_DEEP) from error
+    except ValueError as error:
+        raise NotJson(str(error)) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise NotJson(f"{name} is not JSON")
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> None:
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise GatewayError("4003", f"the arguments name {key[:80]!r} twice")
+        seen.add(key)
+
+
+def _bracket_count(text: bytes) -> int:
+    """No less than the depth, and at the speed of memchr."""
+    return text.count(b"[") + text.count(b"{")
+
+
+def _check_depth(text: bytes, value: object) -> None:
+    """Raises RenderingRefused for a value deeper than MAX_DEPTH. Level by level, without recursion."""
+    if _bracket_count(text) <= MAX_DEPTH:
+        return
+    depth = 0
+    level = [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise RenderingRefused(_TOO_DEEP)
+        level = [item for parent in level for item in (parent.values() if isinstance(parent, dict) else parent)]

@@ -1,0 +1,222 @@
+"""One request of a client and the way back to it: reading its body within bounds, writing its answer.
+
+HTTP only; what a call means is the fronts' business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TypeAlias, cast
+
+from aiohttp import web
+from aiohttp.web import RequestPayloadError
+
+from gateway import __version__
+from gateway.config import ServerSettings
+from gateway.errors import GatewayError
+from gateway.server import ClientConnection
+
+SMALL_BODY_BYTES = 1_048_576
+"""A body up to this size is read before the account is known; a larger one only after (contract, section 1)."""
+
+Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Client:
+    """A request, and what has been sent in answer to it.
+
+    `sent_status` is 0 until a head was sent. `keep_alive` tells whether the connection may carry another request.
+    """
+
+    __slots__ = (
+        "_trusted",
+        "bodyless",
+        "connection",
+        "cors",
+        "http11",
+        "keep_alive",
+        "request",
+        "sent_at",
+        "sent_bytes",
+        "sent_status",
+        "settings",
+    )
+
+    def __init__(
+        self, request: web.BaseRequest, settings: ServerSettings, *, trusted: Networks = (), draining: bool = False
+    ) -> None:
+        self.request = request
+        self._trusted = trusted
+        self.settings = settings
+        self.connection = cast(ClientConnection, request.protocol)
+        self.http11 = request.version >= (1, 1)
+        # HTTP/1.0 clients that ask for keep-alive get a closed connection: the honest answer to the older protocol.
+        self.keep_alive = self.http11 and request.keep_alive and not draining
+        self.bodyless = request.method == "HEAD"
+        self.cors = ""
+        self.sent_status = 0
+        self.sent_bytes = 0
+        self.sent_at: float | None = None
+
+    @property
+    def ip(self) -> str:
+        """The caller's address: the peer's, or the one a trusted proxy names."""
+        peer = self.connection.client_ip
+        return _forwarded_for(peer, self.request, self._trusted) if self._trusted else peer
+
+    # the request's body
+
+    async def read_body(self, limit_bytes: int) -> bytes | None:
+        """The whole body, or None once it has proved longer than `limit_bytes`; then what was read is lost.
+
+        Raises 4003 for a body that is not what its headers say.
+        """
+        content = self.request.content
+        if content.is_eof():  # it came together with the head
+            body = content.read_nowait(-1)
+            return body if len(body) <= limit_bytes else None
+        if self.content_length is not None and self.content_length > limit_bytes:
+            return None
+        self._continue()
+        pieces: list[bytes] = []
+        size = 0
+        self.connection.begin_body()
+        try:
+            while not content.at_eof():
+                piece = await content.readany()
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit_bytes:
+                    return None
+        except (RequestPayloadError, web.HTTPException) as error:
+            raise GatewayError("4003", "the request's body is damaged") from error
+        finally:
+            self.connection.end_body()
+        return b"".join(pieces)
+
+    async def body_pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, read no faster than it is taken; 4003 past the operator's limit of uploads."""
+        content = self.request.content
+        self._continue()
+        size = 0
+        try:
+            while not content.at_eof():
+                self.connection.begin_body()
+                piece = await content.readany()
+                self.connection.end_body()
+                size += len(piece)
+                if size > self.settings.max_upload_bytes:
+                    raise GatewayError("4003", f"an upload may hold {self.settings.max_upload_bytes} bytes")
+                if piece:
+                    yield piece
+        except (RequestPayloadError, web.HTTPException) as error:
+            raise GatewayError("4003", "the request's body is damaged") from error
+        finally:
+            self.connection.end_body()
+
+    @property
+    def content_length(self) -> int | None:
+        """The body's announced length in bytes; None for a chunked one."""
+        return self.request.content_length
+
+    @property
+    def body_in_hand(self) -> bool:
+        """Whether the body is short or already here, so that reading it costs a stranger's call little."""
+        length = self.content_length
+        return self.request.content.is_eof() or (length is not None and length <= SMALL_BODY_BYTES)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request carries a body at all."""
+        return self.request.body_exists
+
+    def _continue(self) -> None:
+        """Tells a client that waits for it to go on with its body (RFC 9110, section 10.1.1)."""
+        expect = self.request.headers.get("Expect")
+        if expect is not None and self.http11 and expect.lower() == "100-continue":
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # the answer
+
+    def head(self, status: int, content_type: str, length: int | None, fields: str) -> bytes:
+        """An answer's head. `length` None: the body is chunked, or ends with the connection on HTTP/1.0.
+
+        `fields` are further header lines, each ended by CRLF; their values must not come from a caller unchecked.
+        """
+        if length is not None:
+            framing = f"Content-Length: {length}\r\n"
+        elif self.http11:
+            framing = "Transfer-Encoding: chunked\r\n"
+        else:
+            framing = ""
+        closing = "" if self.keep_alive else "Connection: close\r\n"
+        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+        head = (
+            f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\nServer: gateway\r\nDate: {_http_date(int(time.time()))}\r\n"
+            f"Version: {__version__}\r\n{kind}{framing}{closing}{fields}{self.cors}\r\n"
+        )
+        self.sent_status = status
+        self.sent_at = self.connection.now()
+        return head.encode("latin-1")
+
+    async def send(self, status: int, content_type: str, body: bytes, fields: str = "") -> None:
+        """Sends a whole answer and waits until the client has read enough of it."""
+        head = self.head(status, content_type, len(body), fields)
+        if self.bodyless:
+            self._write(head)
+        elif len(body) < SMALL_BODY_BYTES:
+            self._write(head + body)
+        else:
+            self._write(head)
+            self._write(body)
+        self.sent_bytes += len(body)
+        if self.connection.writing_paused:
+            await self.connection.drain()
+
+    async def write(self, data: bytes) -> None:
+        """Sends more of an answer's body, already framed, no faster than the client reads."""
+        self._write(data)
+        if self.connection.writing_paused:
+            await self.connection.drain()
+
+    def write_last(self, data: bytes) -> None:
+        """Sends the last bytes of an answer that must not look whole: the connection closes behind them."""
+        self.keep_alive = False
+        if self.connection.transport is not None:
+            self.connection.transport.write(data)
+
+    def _write(self, data: bytes) -> None:
+        transport = self.connection.transport
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        transport.write(data)
+
+
+@lru_cache(maxsize=2)
+def _http_date(second: int) -> str:
+    """The time of day as HTTP writes it, made once a second."""
+    return formatdate(second, usegmt=True)
+
+
+def _forwarded_for(peer: str, request: web.BaseRequest, trusted: Networks) -> str:
+    """The nearest address in X-Forwarded-For that is not a trusted proxy's own."""
+    hops = [hop.strip() for line in request.headers.getall("X-Forwarded-For", ()) for hop in line.split(",")]
+    address = peer
+    while hops and _is_within(address, trusted):
+        address = hops.pop()
+    return address
+
+
+def _is_within(address: str, networks: Networks) -> bool:
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    return any(ip in network for network in networks)

@@ -1,0 +1,313 @@
+"""How a call of the documented API is read: query string, form, JSON or multipart become one call (contract, section 1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlencode
+
+import msgspec
+import orjson
+
+from gateway.errors import GatewayError
+from gateway.formatting import read_object
+from gateway.fronts.client import SMALL_BODY_BYTES, Client
+from gateway.fronts.multipart import Form
+from gateway.fronts.reading import Authenticate, Reading, Upload, parse_pairs, with_default_model, with_members
+from gateway.methods import TEXT_ARGUMENTS, TEXT_OR_LIST_ARGUMENTS, Method, check_name, check_required, known_method
+from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue
+
+OWN_PARAMETERS = frozenset({
+    "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "version", "_method",
+})  # fmt: skip
+IGNORED_PARAMETERS = frozenset({
+    "sign", "dateline", "guest_ip", "source_data", "session", "desc_lang", "prop_lang", "API_type",
+})  # fmt: skip
+"""The reseller's own clients send these: accepted, ignored, never sent upstream."""
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_VERBS = ("GET", "POST", "DELETE")
+_NOT_OURS = OWN_PARAMETERS | IGNORED_PARAMETERS
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a call may name: the formats and languages that are loaded, and the default models by method."""
+
+    result_types: Collection[str]
+    languages: Collection[str]
+    default_models: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Parameters:
+    """The parameters of one call as they are found. The first fault waits: a missing parameter is told before it."""
+
+    own: dict[str, str]
+    flat: dict[str, bytes] = field(default_factory=dict)  # arguments given flat, as JSON
+    texts: list[tuple[str, str]] = field(default_factory=list)  # the same as they were given, for a multipart upstream
+    body: Arguments | None = None  # a JSON body that holds nothing but arguments
+    form: Form | None = None
+    fault: GatewayError | None = None
+
+    def add(self, name: str, value: str) -> None:
+        """A parameter given as text."""
+        if name in OWN_PARAMETERS:
+            self.add_own(name, value)
+        elif name not in IGNORED_PARAMETERS:
+            self.add_flat(name, flat_json(name, value))
+            self.texts.append((name, value))
+
+    def add_own(self, name: str, value: str) -> None:
+        """One of the gateway's own parameters."""
+        name = "method" if name == "api" else name
+        if self.own.setdefault(name, value) != value:
+            self.wrong(GatewayError("4003", f"{name} is given twice with different values", param=name))
+
+    def add_flat(self, name: str, text: bytes) -> None:
+        """An argument, as JSON."""
+        if self.flat.setdefault(name, text) != text:
+            self.wrong(GatewayError("4003", f"{name} is given twice with different values", param=name))
+
+    def wrong(self, fault: GatewayError) -> None:
+        """Remembers the first fault."""
+        self.fault = self.fault or fault
+
+
+async def read_call(
+    client: Client, own: dict[str, str], known: Known, request_id: str, authenticate: Authenticate
+) -> Reading:
+    """Reads a call. Raises 4014 for what is missing, then 4003 for what is wrong; 4004 to 4007 before a long body.
+
+    `own` is filled with the gateway's own parameters as they are found, so that a refusal can be written in the format
+    that was asked for; it may hold `api_name` from the path already.
+    """
+    parameters = _Parameters(own)
+    query = client.request.raw_path.partition("?")[2].partition("#")[0]
+    await _collect(parameters, client, query, authenticate)
+    missing = [name for name in ("key", "secret", "method") if not own.get(name)]
+    if missing:
+        raise GatewayError(
+            "4014", f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", param=missing[0]
+        )
+    call, upload = _call(parameters, client, known, request_id)
+    return Reading(own["key"], own["secret"], call, upload)
+
+
+async def _collect(parameters: _Parameters, client: Client, query: str, authenticate: Authenticate) -> None:
+    try:
+        for name, value in parse_pairs(query):
+            parameters.add(name, value)
+        if client.has_body:
+            await _collect_body(parameters, client, authenticate)
+    except GatewayError as error:
+        if error.code.code != "4003":
+            raise
+        parameters.wrong(error)
+
+
+async def _collect_body(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:
+    if not client.body_in_hand:
+        own = parameters.own
+        if own.get("key") and own.get("secret"):
+            authenticate(own["key"], own["secret"])
+        elif client.content_length is not None:
+            raise GatewayError(
+                "4014", f"with a body over {SMALL_BODY_BYTES} bytes, key and secret must stand in the URL"
+            )
+    media_type = client.request.content_type
+    if media_type == "multipart/form-data":
+        parameters.form = form = Form(client)
+        await form.read()
+        for name, value in form.fields:
+            parameters.add(name, value)
+        return
+    identified = bool(parameters.own.get("key") and parameters.own.get("secret"))
+    body = await client.read_body(client.settings.max_json_bytes if identified else SMALL_BODY_BYTES)
+    if body is None:
+        if not identified:
+            raise GatewayError(
+                "4014", f"with a body over {SMALL_BODY_BYTES} bytes, key and secret must stand in the URL"
+            )
+        raise GatewayError(
+            "4003", f"a body may hold {client.settings.max_json_bytes} bytes; larger ones are for files only"
+        )
+    if media_type == "application/json" or body.lstrip()[:1] in {b"{", b"["}:
+        _add_json(parameters, body)
+    elif media_type in {"application/x-www-form-urlencoded", "application/octet-stream", "text/plain"}:
+        for name, value in parse_pairs(_form_text(body)):
+            parameters.add(name, value)
+    else:
+        raise GatewayError("4003", "a body is a form, JSON or multipart/form-data")
+
+
+def _form_text(body: bytes) -> str:
+    try:
+        return body.strip().decode("utf-8")
+    except UnicodeDecodeError:
+        raise GatewayError("4003", "the form is not valid UTF-8") from None
+
+
+def _add_json(parameters: _Parameters, body: bytes) -> None:
+    """A JSON body: parameters and flat arguments together, or nothing but arguments, which then stay as written."""
+    values = read_object(body)
+    if _NOT_OURS.isdisjoint(values):
+        parameters.body = Arguments(body, values)
+        return
+    members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    for name, text in members.items():
+        value = values[name]
+        if name == "_o_args" and isinstance(value, dict):
+            parameters.add_own(name, bytes(text).decode())
+        elif name in OWN_PARAMETERS:
+            if isinstance(value, bool) or not isinstance(value, str | int):
+                raise GatewayError("4003", f"{name} must be text", param=name)
+            parameters.add_own(name, str(value))
+        elif name not in IGNORED_PARAMETERS:
+            parameters.add_flat(name, bytes(text))
+            parameters.texts.append((name, value if isinstance(value, str) else bytes(text).decode()))
+
+
+def flat_json(name: str, value: str) -> bytes:
+    """A flat argument as JSON: numbers, true, false, null, arrays and objects are read as such, all else is text."""
+    if name not in TEXT_ARGUMENTS:
+        first = value[:1]
+        if first in {"[", "{"}:
+            try:
+                orjson.loads(value)
+            except orjson.JSONDecodeError:
+                pass
+            else:
+                return value.encode()
+        elif name not in TEXT_OR_LIST_ARGUMENTS and (value in {"true", "false", "null"} or _NUMBER.fullmatch(value)):
+            return value.encode()
+    return orjson.dumps(value)
+
+
+def _call(parameters: _Parameters, client: Client, known: Known, request_id: str) -> tuple[Call, Upload | None]:
+    """Puts the call together, in the order in which its faults are told."""
+    own = parameters.own
+    fault = parameters.fault
+    name = own["method"]
+    arguments = NO_ARGUMENTS
+    method: Method | None = None
+    try:
+        name = check_name(name)
+        method = known_method(name)
+        arguments = _arguments(parameters)
+    except GatewayError as error:
+        fault = fault or error
+    files = parameters.form.files if parameters.form is not None else ()
+    if fault is None:
+        deleting = own.get("_method") == "DELETE" or client.request.method == "DELETE"
+        check_required(None if deleting else method, arguments.values)
+        if method is not None and method.file and method.takes_arguments and not (files or deleting):
+            if arguments.values.keys().isdisjoint({method.file, f"{method.file}s"}):
+                raise GatewayError("4014", f"{name} needs a file in the part {method.file!r}", param=method.file)
+        fault = _wrong_value(own, known)
+    if fault is not None:
+        raise fault
+    verb = _verb(own, client, method, bool(arguments.values), bool(files))
+    query = ""
+    upload = None
+    if verb == "POST":
+        if files:
+            upload = _upload(parameters, arguments, name, known)
+        else:
+            arguments = with_default_model(arguments, name, known.default_models) if arguments.values else arguments
+    elif arguments.values:
+        query = urlencode([(key, text_of(value)) for key, value in arguments.values.items()])
+    call = Call(
+        request_id=request_id,
+        front="custom",
+        method=name,
+        verb=verb,
+        arguments=arguments,
+        query=query,
+        result_type=own.get("result_type") or "json",
+        lang=own.get("lang") or None,
+        cache=own.get("cache") != "no",
+        version=2 if own.get("version") == "2" else 1,
+        stream=arguments.values.get("stream") is True,
+        client_ip=client.ip,
+    )
+    return call, upload
+
+
+def _arguments(parameters: _Parameters) -> Arguments:
+    """`_o_args`, with the flat arguments that it does not name in front of it."""
+    text = parameters.own.get("_o_args", "").strip()
+    arguments = parameters.body or NO_ARGUMENTS
+    if text:
+        raw = text.encode()
+        named = Arguments(raw, _o_args(raw))
+        extra = _members(arguments, named.values)
+        arguments = with_members(named, extra, {name: orjson.loads(value) for name, value in extra.items()})
+    if parameters.flat:
+        extra = {name: value for name, value in parameters.flat.items() if name not in arguments.values}
+        arguments = with_members(arguments, extra, {name: orjson.loads(value) for name, value in extra.items()})
+    return arguments
+
+
+def _o_args(raw: bytes) -> dict[str, JsonValue]:
+    try:
+        return read_object(raw)
+    except GatewayError as error:
+        raise GatewayError("4003", f"_o_args: {error.reason}", param="_o_args") from None
+
+
+def _members(arguments: Arguments, taken: Mapping[str, JsonValue]) -> dict[str, bytes]:
+    """The members of an object as JSON texts, without those whose names are taken."""
+    if not arguments.values:
+        return {}
+    members = msgspec.json.decode(arguments.text, type=dict[str, msgspec.Raw])
+    return {name: bytes(text) for name, text in members.items() if name not in taken}
+
+
+def _wrong_value(own: Mapping[str, str], known: Known) -> GatewayError | None:
+    """The first of the gateway's own parameters whose value is not one of those that exist."""
+    allowed: tuple[tuple[str, Collection[str]], ...] = (
+        ("cache", ("yes", "no")),
+        ("result_type", known.result_types),
+        ("lang", known.languages),
+        ("version", ("1", "2")),
+        ("_method", _VERBS),
+    )
+    for name, values in allowed:
+        value = own.get(name)
+        if value and value not in values:
+            return GatewayError("4003", f"{name} must be one of {', '.join(sorted(values))}", param=name)
+    return None
+
+
+def _verb(own: Mapping[str, str], client: Client, method: Method | None, has_arguments: bool, has_files: bool) -> str:
+    """The HTTP method upstream (contract, section 1, Methods)."""
+    asked = own.get("_method")
+    if asked:
+        return asked
+    if client.request.method == "DELETE":
+        return "DELETE"
+    if has_files:
+        return "POST"
+    return "POST" if has_arguments and (method is None or method.takes_arguments) else "GET"
+
+
+def _upload(parameters: _Parameters, arguments: Arguments, name: str, known: Known) -> Upload:
+    """A call with files: its arguments travel as fields of the form."""
+    given = dict(parameters.texts)
+    fields: list[tuple[str, str]] = []
+    for key, value in arguments.values.items():
+        if isinstance(value, list):
+            fields += [(key if key.endswith("[]") else f"{key}[]", text_of(item)) for item in value]
+        else:
+            fields.append((key, given[key] if key in given and "_o_args" not in parameters.own else text_of(value)))
+    if "model" not in arguments.values and name in known.default_models:
+        fields.append(("model", known.default_models[name]))
+    return cast(Form, parameters.form).upload(fields, _NOT_OURS)
+
+
+def text_of(value: JsonValue) -> str:
+    """An argument as a form or a query writes it: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,0 +1,134 @@
+"""The native front: OpenAI's own API, as official SDKs speak it (contract, section 1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+import orjson
+
+from gateway.errors import ErrorCode, GatewayError
+from gateway.formatting import read_object
+from gateway.fronts.client import Client
+from gateway.fronts.custom_reading import Known
+from gateway.fronts.reading import Authenticate, Reading, Upload, decode, with_default_model
+from gateway.methods import check_required, known_method, name_from_path
+from gateway.types import NO_ARGUMENTS, Arguments, Call
+
+OWN_PARAMETERS = frozenset({"result_type", "lang", "cache", "key", "secret"})
+"""Query parameters that are the gateway's; every other one is the upstream's."""
+
+VERBS = ("GET", "POST", "DELETE", "PUT", "PATCH")
+
+_BETA = re.compile(r"[A-Za-z0-9_=;,. -]{1,200}")
+_MEDIA_TYPE = re.compile(r"[ -~]{1,300}")
+
+
+async def read_call(
+    client: Client, own: dict[str, str], known: Known, request_id: str, authenticate: Authenticate
+) -> Reading:
+    """Reads a call. Raises 4014 for what is missing, then 4003 for what is wrong; 4004 to 4007 before a long body.
+
+    `own` is filled with the gateway's own parameters, so that a refusal can be written in the format that was asked for.
+    """
+    request = client.request
+    path, _, raw_query = request.raw_path.partition("?")
+    key, secret = _credentials(request.headers.get("Authorization"))
+    query = raw_query.partition("#")[0]
+    if query:
+        query = _split_query(query, own)
+    verb = "GET" if request.method == "HEAD" else request.method
+    name = name_from_path(path)
+    if verb not in VERBS:
+        raise GatewayError("4003", f"the HTTP method must be one of {', '.join(VERBS)}")
+    method = known_method(name)
+    arguments = NO_ARGUMENTS
+    upload = None
+    if client.has_body:
+        if not client.body_in_hand:
+            authenticate(key, secret)
+        if request.content_type == "multipart/form-data":
+            upload = Upload(_content_type(client), client.content_length, client.body_pieces())
+        else:
+            arguments = await _arguments(client)
+    if upload is None and verb == "POST":
+        check_required(method, arguments.values)
+        if arguments.values:
+            arguments = with_default_model(arguments, name, known.default_models)
+    call = Call(
+        request_id=request_id,
+        front="native",
+        method=name,
+        verb=verb,
+        arguments=arguments,
+        query=query,
+        result_type=_one_of(own, "result_type", known.result_types),
+        lang=_one_of(own, "lang", known.languages),
+        cache=_one_of(own, "cache", ("yes", "no")) == "yes",
+        stream=arguments.values.get("stream") is True,
+        client_ip=client.ip,
+    )
+    return Reading(key, secret, call, upload, _passed_headers(client))
+
+
+def _credentials(authorization: str | None) -> tuple[str, str]:
+    """Key and secret of `Authorization: Bearer KEY:SECRET`; raises 4014 where they are missing."""
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise GatewayError("4014", "the header Authorization: Bearer KEY:SECRET is missing", param="key")
+    key, _, secret = token.strip().partition(":")
+    if not key or not secret:
+        raise GatewayError("4014", "the bearer token must be KEY:SECRET", param="secret")
+    return key, secret
+
+
+def _split_query(query: str, own: dict[str, str]) -> str:
+    """A query without the gateway's own parameters, which go to `own`."""
+    rest = []
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        name = decode(name)
+        if name in OWN_PARAMETERS:
+            if own.setdefault(name, decode(value)) != decode(value):
+                raise GatewayError("4003", f"{name} is given twice with different values", param=name)
+        elif part:
+            rest.append(part)
+    upstream = "&".join(rest)
+    if not re.fullmatch(r"[!-~]*", upstream):
+        raise GatewayError("4003", "the query must be percent-encoded")
+    return upstream
+
+
+def _one_of(own: dict[str, str], name: str, allowed: Collection[str]) -> str | None:
+    value = own.get(name)
+    if value and value not in allowed:
+        raise GatewayError("4003", f"{name} must be one of {', '.join(sorted(allowed))}", param=name)
+    return value or None
+
+
+async def _arguments(client: Client) -> Arguments:
+    body = await client.read_body(client.settings.max_json_bytes)
+    if body is None:
+        raise GatewayError(
+            "4003", f"a body may hold {client.settings.max_json_bytes} bytes; larger ones are for files only"
+        )
+    return Arguments(body, read_object(body)) if body.strip() else NO_ARGUMENTS
+
+
+def _content_type(client: Client) -> str:
+    content_type: str = client.request.headers["Content-Type"]
+    if not _MEDIA_TYPE.fullmatch(content_type):
+        raise GatewayError("4003", "Content-Type holds characters that no header may")
+    return content_type
+
+
+def _passed_headers(client: Client) -> str:
+    """The few headers of a client that mean something to the upstream."""
+    beta = client.request.headers.get("OpenAI-Beta")
+    return f"OpenAI-Beta: {beta}\r\n" if beta and _BETA.fullmatch(beta) else ""
+
+
+def error_object(code: ErrorCode, reason: str, param: str | None) -> bytes:
+    """OpenAI's error object for a failure of the gateway's own."""
+    message = f"{code.message}: {reason}" if reason else code.message
+    return orjson.dumps({"error": {"message": message, "type": code.kind, "param": param, "code": code.code}})

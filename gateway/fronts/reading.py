@@ -1,0 +1,87 @@
+"""What reading a call yields, whichever front read it, and the small parsers that both fronts share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from gateway.errors import GatewayError
+from gateway.types import Account, Arguments, Call, JsonValue
+
+MAX_PARAMETERS = 1000
+
+Authenticate = Callable[[str, str], Account]
+"""Finds the account of a key and a secret, or raises 4004, 4005 or 4007."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A request's body that is sent upstream as it arrives. `length` in bytes, or None where it is not known."""
+
+    content_type: str
+    length: int | None
+    pieces: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A call as a front read it: who says they call, the call, and an upload where it has one."""
+
+    key: str
+    secret: str
+    call: Call
+    upload: Upload | None = None
+    headers: str = ""  # header lines that go upstream as they are
+
+
+def parse_pairs(raw: str) -> list[tuple[str, str]]:
+    """The pairs of a query string or a form, decoded; empty parts (`a=1&&b=2`) are passed over.
+
+    Raises 4003 for text that is not UTF-8 and for more than MAX_PARAMETERS pairs.
+    """
+    parts = raw.split("&", MAX_PARAMETERS)
+    if len(parts) > MAX_PARAMETERS:
+        raise GatewayError("4003", f"more than {MAX_PARAMETERS} parameters")
+    pairs = []
+    for part in parts:
+        if part:
+            name, _, value = part.partition("=")
+            pairs.append((decode(name), decode(value)))
+    return pairs
+
+
+def decode(text: str) -> str:
+    """Form decoding of one name or value: `+` is a space, `%XX` a byte of UTF-8. Bytes may also stand raw."""
+    if "+" in text:
+        text = text.replace("+", " ")
+    if "%" not in text and text.isascii():
+        return text
+    try:
+        # What was not ASCII in the request line came through as UTF-8 or as surrogate escapes.
+        return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8")
+    except UnicodeError:
+        raise GatewayError("4003", "a parameter is not valid UTF-8") from None
+
+
+def with_members(arguments: Arguments, members: Mapping[str, bytes], values: Mapping[str, JsonValue]) -> Arguments:
+    """Arguments with members added in front; the text that the client wrote stays as it is.
+
+    `members` are JSON texts, none of a name that the arguments have; `values` are the same, parsed.
+    """
+    if not members:
+        return arguments
+    added = b",".join(orjson.dumps(name) + b":" + text for name, text in members.items())
+    rest = arguments.text.strip(b" \t\r\n")[1:]
+    text = b"{" + added + (b"," if arguments.values else b"") + rest
+    return Arguments(text, {**values, **arguments.values})
+
+
+def with_default_model(arguments: Arguments, method: str, defaults: Mapping[str, str]) -> Arguments:
+    """Arguments with the operator's model for the method, where they name none."""
+    model = defaults.get(method)
+    if model is None or "model" in arguments.values:
+        return arguments
+    return with_members(arguments, {"model": orjson.dumps(model)}, {"model": model})

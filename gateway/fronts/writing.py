@@ -1,0 +1,267 @@
+"""How a call's outcome is written: envelopes on the custom front, OpenAI's own shapes on the native one, streams on both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from gateway.config import FormatsSettings, StreamSettings
+from gateway.errors import ErrorCode, GatewayError
+from gateway.formatting import NotJson, Renderer, check_json
+from gateway.fronts.client import Client
+from gateway.fronts.envelope import NOT_GIVEN, Facts, envelope, extended
+from gateway.fronts.native import error_object
+from gateway.hookspecs import FormatterSpec
+from gateway.progress import SUCCESS, Progress
+from gateway.sse import Event, EventSplitter, EventTooLarge, encode_event, separator
+from gateway.types import CallCounts, Document, RenderingRefused
+from gateway.upstream.body import LAST_CHUNK, frame
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.head import UNTIL_CLOSE, ResponseHead
+
+LOG = logging.getLogger("gateway.answers")
+
+STREAM_FIELDS = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+JSON_TYPE = "application/json"
+DONE = b"[DONE]"
+ENDS_WITH_DONE = frozenset({"v1/chat/completions", "v1/completions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole answer of the upstream: `json` is its JSON text, or None where `body` is plain text or nothing."""
+
+    code: ErrorCode
+    status: int
+    content_type: str
+    body: bytes
+    json: bytes | None
+    fields: str = ""  # header lines of the upstream that are passed on
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What writing an outcome needs to know, the same for every call."""
+
+    formatters: Mapping[str, FormatterSpec]
+    formats: FormatsSettings
+    renderer: Renderer
+    stream: StreamSettings
+    zone: ZoneInfo
+    default_lang: str
+
+
+class Writer:
+    """Writes the outcome of one call to its client."""
+
+    __slots__ = ("_client", "_counts", "_progress", "_writing")
+
+    def __init__(self, writing: Writing, client: Client, progress: Progress, counts: CallCounts | None = None) -> None:
+        self._writing = writing
+        self._client = client
+        self._progress = progress
+        self._counts = counts or CallCounts()
+
+    async def whole(self, answer: Whole) -> None:
+        """An answer of the upstream's, or its error about this request."""
+        progress = self._progress
+        progress.outcome = answer.code
+        if progress.front == "custom":
+            await self._envelope(
+                answer.json if answer.json is not None else _as_json(answer.body), answer.code, "", answer.fields
+            )
+            return
+        spec = self._asked_format()
+        body, content_type = answer.body, answer.content_type
+        if spec is not None and body:
+            body = await self._render(spec, answer.json if answer.json is not None else _as_json(body))
+            content_type = spec.content_type
+        fields = progress.fields(self._client.connection.now(), answer.code) + answer.fields
+        await self._client.send(answer.status, content_type, body, fields)
+
+    async def refuse(self, error: GatewayError) -> None:
+        """A failure before anything was sent."""
+        self._progress.outcome = error.code
+        fields = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s is not None else ""
+        if self._progress.front == "custom":
+            await self._envelope(NOT_GIVEN, error.code, error.reason, fields)
+            return
+        body, content_type = error_object(error.code, error.reason, error.param), JSON_TYPE
+        spec = self._asked_format()
+        if spec is not None:
+            try:
+                body, content_type = await self._render(spec, body), spec.content_type
+            except GatewayError as failure:  # a formatter that fails must not hide the error itself
+                LOG.warning("the format %s cannot say an error: %s", spec.name, failure.reason)
+        fields += self._progress.fields(self._client.connection.now(), error.code)
+        await self._client.send(error.code.native_status, content_type, body, fields)
+
+    async def file(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> None:
+        """A file: relayed as it comes, on both fronts without an envelope."""
+        client, progress = self._client, self._progress
+        length = head.length if head.length >= 0 else None
+        fields += progress.fields(client.connection.now(), None)
+        first = client.head(head.status, head.content_type.decode("latin-1"), length, fields)
+        if client.bodyless:
+            await client.write(first)
+            progress.outcome = SUCCESS
+            return
+        try:
+            await link.relay(client.connection, first, chunked=length is None and client.http11)
+            progress.outcome = SUCCESS
+        except GatewayError as error:
+            progress.outcome = error.code
+            progress.cut = True
+            client.write_last(b"")
+        finally:
+            self._note(link)
+
+    async def stream(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> None:
+        """A stream: byte for byte, or event by event in the format that was asked for."""
+        progress, client = self._progress, self._client
+        progress.streamed = True
+        spec = self._asked_format()
+        status = 200 if progress.front == "custom" else head.status
+        content_type = head.content_type.decode("latin-1")
+        fields += STREAM_FIELDS + progress.fields(client.connection.now(), None)
+        first = client.head(status, content_type, None, fields)
+        if client.bodyless:
+            await client.write(first)
+        elif spec is None or spec.name == "json":
+            await self._relay(link, head, first)
+        else:
+            await self._reformat(link, spec, first)
+
+    async def _relay(self, link: UpstreamConnection, head: ResponseHead, first: bytes) -> None:
+        client, progress = self._client, self._progress
+        try:
+            await link.relay(client.connection, first, chunked=client.http11)
+            if head.length == UNTIL_CLOSE and not _looks_whole(link.tail, progress):
+                raise GatewayError("5000", "the upstream's answer broke off in the middle")
+            progress.outcome = SUCCESS
+        except GatewayError as error:
+            progress.outcome = error.code
+            progress.cut = True
+            before = separator(link.tail)
+            event = b"" if before is None else link.append(before + _error_event(error))
+            client.write_last(event)
+        finally:
+            self._note(link)
+
+    async def _reformat(self, link: UpstreamConnection, spec: FormatterSpec, first: bytes) -> None:
+        client, progress = self._client, self._progress
+        splitter = EventSplitter(self._writing.stream.max_event_bytes)
+        await client.write(first)
+        progress.first_byte_at = client.connection.now()
+        try:
+            async for piece in link.pieces():
+                for event in splitter.feed(piece):
+                    encoded = await self._event(spec, event)
+                    await client.write(self._framed(encoded))
+                    client.sent_bytes += len(encoded)
+            if splitter.rest.strip():
+                raise GatewayError("5000", "the upstream's answer broke off in the middle of an event")
+            if client.http11:
+                await client.write(LAST_CHUNK)
+            progress.outcome = SUCCESS
+        except EventTooLarge:
+            limit = self._writing.stream.max_event_bytes
+            await self._cut(spec, GatewayError("5000", f"an event of the stream is larger than {limit} bytes"))
+        except GatewayError as error:
+            await self._cut(spec, error)
+
+    async def _cut(self, spec: FormatterSpec, error: GatewayError) -> None:
+        self._progress.outcome = error.code
+        self._progress.cut = True
+        event = _error_event(error)
+        try:
+            payload = await self._render(spec, error_object(error.code, error.reason, error.param))
+            event = b"data: " + payload.replace(b"\n", b"\ndata: ") + b"\n\n"
+        except GatewayError:
+            LOG.warning("the format %s cannot say an error", spec.name)
+        self._client.write_last(self._framed(event))
+
+    async def _event(self, spec: FormatterSpec, event: Event) -> bytes:
+        """An event with its payload in another format; what is not JSON (`[DONE]`, comments) stays as it is."""
+        if event.data is None or event.data == DONE:
+            return event.raw
+        try:
+            check_json(event.data)
+        except NotJson:
+            return event.raw
+        except RenderingRefused as error:
+            raise GatewayError("5000", f"an event cannot be rendered: {error}") from error
+        writing = self._writing
+        return encode_event(event, await writing.renderer.render_event(spec, self._document(event.data)))
+
+    async def _envelope(self, response: bytes, code: ErrorCode, reason: str, fields: str) -> None:
+        """Writes an envelope in the format that was asked for; if that fails, says so in JSON."""
+        spec = self._asked_format() or self._writing.formatters["json"]
+        try:
+            body = await self._render(spec, self._enveloped(response, code, reason))
+        except GatewayError as error:
+            LOG.warning("an answer cannot be written as %s: %s", spec.name, error.reason)
+            self._progress.outcome = code = error.code
+            refusal = self._enveloped(NOT_GIVEN, error.code, error.reason)
+            spec, body = await self._render_refusal(spec, refusal)
+        fields += self._progress.fields(self._client.connection.now(), code)
+        await self._client.send(200, spec.content_type, body, fields)
+
+    async def _render_refusal(self, spec: FormatterSpec, refusal: bytes) -> tuple[FormatterSpec, bytes]:
+        try:
+            return spec, await self._render(spec, refusal)
+        except GatewayError:
+            spec = self._writing.formatters["json"]
+            return spec, await self._render(spec, refusal)
+
+    def _enveloped(self, response: bytes, code: ErrorCode, reason: str) -> bytes:
+        progress = self._progress
+        text = envelope(response, code, reason, progress.request_id, progress.last_id)
+        if progress.asked.get("version") != "2":
+            return text
+        facts = Facts(
+            counts=self._counts,
+            started_at=progress.started_at,
+            duration_s=self._client.connection.now() - progress.started,
+            default_lang=self._writing.default_lang,
+            translate_status=progress.translate_status,
+        )
+        return extended(text, code, progress.call, progress.account, facts, self._client.ip, self._writing.zone)
+
+    async def _render(self, spec: FormatterSpec, text: bytes) -> bytes:
+        return await self._writing.renderer.render(spec, self._document(text))
+
+    def _document(self, text: bytes) -> Document:
+        return Document(text, self._writing.formats.max_bytes)
+
+    def _asked_format(self) -> FormatterSpec | None:
+        """The format that the caller named, if it exists; None for the front's own."""
+        return self._writing.formatters.get(self._progress.asked.get("result_type", ""))
+
+    def _framed(self, payload: bytes) -> bytes:
+        return frame(payload) if self._client.http11 else payload
+
+    def _note(self, link: UpstreamConnection) -> None:
+        self._progress.first_byte_at = link.first_body_at
+        self._client.sent_bytes += link.relayed_bytes
+
+
+def _looks_whole(tail: bytes, progress: Progress) -> bool:
+    """Whether a stream that ended with its connection, which a cut may do too, ended like a finished one."""
+    if separator(tail) != b"":
+        return False
+    method = progress.call.method if progress.call is not None else ""
+    return DONE in tail[-64:] if method in ENDS_WITH_DONE else bool(tail)
+
+
+def _error_event(error: GatewayError) -> bytes:
+    return b"data: " + error_object(error.code, error.reason, error.param) + b"\n\n"
+
+
+def _as_json(body: bytes) -> bytes:
+    """A body that is not JSON, as a JSON string; nothing is null."""
+    return orjson.dumps(body.decode("utf-8", "replace")) if body else NOT_GIVEN

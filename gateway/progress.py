@@ -1,0 +1,86 @@
+"""What is noted of one call on its way: the only value of the road that changes. It ends as a row of the call log."""
+
+from __future__ import annotations
+
+from gateway.errors import ERROR_CODES, ErrorCode
+from gateway.types import Account, Call, CallRecord
+
+SUCCESS = ERROR_CODES["0000"]
+NO_RESULT = ERROR_CODES["2000"]
+
+
+class Progress:
+    """`started` and `upstream_s` are the loop's seconds, `started_at` seconds since the epoch.
+
+    `asked` holds the gateway's own parameters as the caller wrote them, for refusals before there is a call.
+    """
+
+    __slots__ = (
+        "account",
+        "asked",
+        "call",
+        "cut",
+        "first_byte_at",
+        "front",
+        "outcome",
+        "request_id",
+        "row_id",
+        "started",
+        "started_at",
+        "streamed",
+        "translate_status",
+        "upstream_s",
+    )
+
+    def __init__(self, request_id: str, row_id: int, front: str, started: float, started_at: float) -> None:
+        self.request_id = request_id
+        self.row_id = row_id
+        self.front = front
+        self.started = started
+        self.started_at = started_at
+        self.asked: dict[str, str] = {}
+        self.account: Account | None = None
+        self.call: Call | None = None
+        self.outcome: ErrorCode = ERROR_CODES["5000"]
+        self.streamed = False
+        self.cut = False
+        self.first_byte_at: float | None = None
+        self.upstream_s: float | None = None
+        self.translate_status = ""
+
+    @property
+    def last_id(self) -> str:
+        """The call's row in the log; empty while no account is known, for then there is no row."""
+        return str(self.row_id) if self.account is not None else ""
+
+    def fields(self, now: float, code: ErrorCode | None) -> str:
+        """The header lines that every answer carries. `code` None: how the call ends is not known yet."""
+        error_code = f"X-Error-Code: {code.code}\r\n" if code is not None else ""
+        upstream = f"upstream;dur={self.upstream_s * 1e3:.1f}, " if self.upstream_s is not None else ""
+        translated = f"X-Translate-Status: {self.translate_status}\r\n" if self.translate_status else ""
+        return (
+            f"X-Request-Id: {self.request_id}\r\nX-Last-Id: {self.last_id}\r\n{error_code}X-Cache: off\r\n{translated}"
+            f"Server-Timing: {upstream}total;dur={(now - self.started) * 1e3:.1f}\r\n"
+        )
+
+    def record(self, account: Account, now: float, status: int, sent_at: float | None, sent_bytes: int) -> CallRecord:
+        """The row of the call log."""
+        call = self.call
+        first = self.first_byte_at or sent_at
+        return CallRecord(
+            id=self.row_id,
+            request_id=self.request_id,
+            account_id=account.id,
+            front=self.front,
+            method=call.method if call is not None else "",
+            model=call.arguments.model if call is not None else None,
+            outcome=self.outcome.code,
+            status=status,
+            streamed=self.streamed,
+            cut=self.cut,
+            started_at=self.started_at,
+            duration_s=now - self.started,
+            first_byte_s=first - self.started if first is not None else None,
+            sent_bytes=sent_bytes,
+            client_ip=call.client_ip if call is not None else "",
+        )

@@ -1,0 +1,18 @@
+"""Where accounts, the call log and the counts live."""
+
+from gateway.store.counting import Days, counted_as
+from gateway.store.interface import AccountChanges, AccountExistsError, StoreError, UnknownAccountError
+from gateway.store.pepper import Pepper
+from gateway.store.sqlite import SqliteStore, open_store
+
+__all__ = [
+    "AccountChanges",
+    "AccountExistsError",
+    "Days",
+    "Pepper",
+    "SqliteStore",
+    "StoreError",
+    "UnknownAccountError",
+    "counted_as",
+    "open_store",
+]

@@ -1,0 +1,234 @@
+"""The store in one SQLite file: opening it safely, bringing its schema up to date, and what the gateway asks of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from gateway.config import Settings
+from gateway.errors import ConfigurationError
+from gateway.store.counting import Days
+from gateway.store.interface import AccountChanges
+from gateway.store.pepper import Pepper, load_pepper
+from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
+from gateway.store.sqlite_calls import CallWriter, read_calls, read_counts
+from gateway.types import CallCounts, CallRecord
+
+OLDEST_SQLITE = (3, 51, 3)
+"""Older ones can corrupt a WAL database that two processes share (the WAL-reset fault)."""
+
+APPLICATION_ID = 0x47574159  # "GWAY"
+CHECK_LIMIT_S = 5.0
+BUSY_TIMEOUT_MS = 5_000
+WRITER_BUSY_TIMEOUT_MS = 500  # the writer has its own patience
+
+
+class SqliteStore:
+    """Accounts, the call log and the counts. Safe to use from several threads; one process may hold several stores."""
+
+    def __init__(self, path: Path, connection: apsw.Connection, pepper: Pepper, zone: str) -> None:
+        self.path = path
+        self.pepper = pepper
+        self._connection = connection
+        self._lock = threading.Lock()  # a connection serves one thread at a time
+        self.accounts = AccountsTable(connection, self._lock, pepper.id)
+        self.writer = CallWriter(lambda: _connect(path, WRITER_BUSY_TIMEOUT_MS), Days(zone))
+
+    def append(self, record: CallRecord) -> None:
+        """Logs and counts a finished call, soon; never blocks and never raises."""
+        self.writer.append(record)
+
+    def flush(self, timeout_s: float = 10.0) -> bool:
+        """Waits until every call appended so far is committed; False if that took too long."""
+        return self.writer.flush(timeout_s)
+
+    def accounts_since(self, revision: int) -> AccountChanges:
+        """What changed after `revision`; 0 gives every account."""
+        return self.accounts.since(revision)
+
+    def call_counts(self, day: str) -> dict[int, CallCounts]:
+        """The committed counts of each account that ever called, with `day` (2022-10-11) as today."""
+        with self._lock, converted_errors():
+            return read_counts(self._connection, day)
+
+    def calls(
+        self,
+        *,
+        account_id: int | None = None,
+        outcome: str | None = None,
+        before_id: int | None = None,
+        limit: int = 50,
+    ) -> list[CallRecord]:
+        """The call log, newest first; `before_id` is the last id of the page before."""
+        with self._lock, converted_errors():
+            return read_calls(self._connection, account_id, outcome, before_id, limit)
+
+    def greatest_call_id(self) -> int:
+        """The floor for new ids; 0 where no call was ever logged."""
+        with self._lock, converted_errors():
+            return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM calls").get)
+
+    def close(self) -> None:
+        """Commits what is pending and closes the file."""
+        self.writer.close()
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> SqliteStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_store(
+    settings: Settings, environ: Mapping[str, str] | None = None, *, check_limit_s: float = 0.0
+) -> SqliteStore:
+    """Opens the store that the settings name, creating it where nothing is, and brings its schema up to date.
+
+    `environ` is where `store.pepper_env` is looked up. A server gives `check_limit_s` (CHECK_LIMIT_S): the file is
+    searched for damage for that long at most. ConfigurationError names the file and what is wrong with it.
+    """
+    require_sqlite(apsw.sqlite_lib_version())
+    path = _path_of(settings.store.url)
+    with _explained(path):
+        connection = _open(path)
+        try:
+            _require_ours(connection, path)
+            _check(connection, path, check_limit_s)
+            _migrate(connection, path)
+            pepper = _pepper(connection, path, settings, os.environ if environ is None else environ)
+            return SqliteStore(path, connection, pepper, settings.defaults.timezone)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def require_sqlite(version: str) -> None:
+    """ConfigurationError for a library with known corruption."""
+    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise ConfigurationError(f"SQLite {version} can corrupt a shared database; apsw must carry {oldest} or newer")
+
+
+def _path_of(url: str) -> Path:
+    if url.startswith(("postgresql://", "postgres://")):
+        raise ConfigurationError("store.url: PostgreSQL is not supported yet; sqlite:///gateway.db is")
+    if not url.startswith("sqlite:///") or url == "sqlite:///":
+        raise ConfigurationError(
+            f"store.url: {url!r} is not of the form sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    return Path(url.removeprefix("sqlite:///")).absolute()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except apsw.NotADBError as error:
+        raise ConfigurationError(f"{path}: not an SQLite database, or damaged at its start") from error
+    except apsw.CorruptError as error:
+        raise ConfigurationError(f"{path}: the database is damaged: {error}") from error
+    except apsw.BusyError as error:
+        raise ConfigurationError(f"{path}: the database is locked by another process") from error
+    except apsw.Error as error:
+        raise ConfigurationError(f"{path}: the database cannot be opened: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the database cannot be opened: {error.strerror}") from error
+
+
+def _open(path: Path) -> apsw.Connection:
+    """A missing file is created. One that lost its content is not taken for a new one."""
+    pepper, wal = (path.with_name(path.name + suffix) for suffix in (".pepper", "-wal"))
+    unwritten = wal.exists() and wal.stat().st_size > 0  # committed calls that only the old database can take up
+    try:
+        if unwritten and not path.exists():
+            raise ConfigurationError(f"{path}: the database is missing, but its write-ahead log {wal.name} is there")
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError as error:
+        if path.stat().st_size == 0 and (unwritten or pepper.exists()):
+            raise ConfigurationError(
+                f"{path}: the database is empty; restore it, or delete it to start anew"
+            ) from error
+    return _connect(path, BUSY_TIMEOUT_MS)
+
+
+def _connect(path: Path, busy_timeout_ms: int) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)  # never creates
+    connection.set_busy_timeout(busy_timeout_ms)
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _pragma(connection: apsw.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").get)
+
+
+def _require_ours(connection: apsw.Connection, path: Path) -> None:
+    """A file that is not the gateway's is left alone; one that was never written to is a new store."""
+    if _pragma(connection, "application_id") == APPLICATION_ID:
+        return
+    if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").get is not None:
+        raise ConfigurationError(f"{path}: an SQLite database, but not the gateway's")
+
+
+def _check(connection: apsw.Connection, path: Path, limit_s: float) -> None:
+    """Looks for damage; a database too large for the limit is taken as sound, having been so that far."""
+    if limit_s <= 0:
+        return
+    deadline = time.monotonic() + limit_s
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        finding = connection.execute("PRAGMA quick_check(1)").get
+    except apsw.InterruptError:
+        return
+    finally:
+        connection.set_progress_handler(None)
+    if finding != "ok":
+        raise ConfigurationError(f"{path}: the database is damaged: {str(finding).splitlines()[0]}")
+
+
+def _migrations() -> list[tuple[int, str]]:
+    """The numbered .sql files beside this module, in order."""
+    files = sorted(resources.files("gateway.store").iterdir(), key=lambda file: file.name)
+    return [(int(m[1]), file.read_text()) for file in files if (m := re.fullmatch(r"(\d{4})_\w+\.sql", file.name))]
+
+
+def _migrate(connection: apsw.Connection, path: Path) -> None:
+    migrations = _migrations()
+    known = migrations[-1][0]
+    found = _pragma(connection, "user_version")
+    if found > known:
+        raise ConfigurationError(f"{path}: its schema is version {found}, from a newer gateway; this one knows {known}")
+    for number, script in migrations:
+        if number <= found:
+            continue
+        with transaction(connection):
+            if _pragma(connection, "user_version") >= number:  # another process was faster
+                continue
+            connection.execute(script).fetchall()  # to the end, should it ever give rows
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}")
+
+
+def _pepper(connection: apsw.Connection, path: Path, settings: Settings, environ: Mapping[str, str]) -> Pepper:
+    """The pepper that the accounts' secrets were hashed with; a new one where there are no accounts."""
+    query = "SELECT DISTINCT pepper_id FROM accounts WHERE deleted_at IS NULL"
+    known = connection.execute(query).fetchall()
+    if not known:
+        with transaction(connection):  # of two processes that start at once, one creates it and the other reads it
+            known = connection.execute(query).fetchall()
+            pepper = load_pepper(settings.store, path, environ, needed=bool(known))
+    else:
+        pepper = load_pepper(settings.store, path, environ, needed=True)
+    if known and known != [(pepper.id,)]:
+        raise ConfigurationError(f"{path}: its accounts' secrets were hashed with another pepper than the one given")
+    return pepper

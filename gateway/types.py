@@ -1,0 +1,159 @@
+"""The values that pass between the stages of a call. With hookspecs.py, all that a plugin author must read.
+
+Nothing here does I/O or knows of HTTP, SQL or a configuration file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeAlias
+
+import orjson
+
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+
+MAX_DEPTH = 250
+"""The deepest nesting that is rendered (contract, section 5)."""
+
+DEFAULT_RENDERING_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class RenderingRefused(ValueError):
+    """A document cannot be rendered: too deep, too large, or not expressible in the format. Its text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a formatter renders: one JSON value, kept as the text it arrived in.
+
+    `text` is valid JSON in UTF-8 with the author's own spacing and number spellings; a format that is JSON itself embeds
+    it as it is. `limit_bytes` is the operator's limit of a rendering: a formatter whose output can outgrow its input
+    stops there with RenderingRefused.
+    """
+
+    text: bytes
+    limit_bytes: int = DEFAULT_RENDERING_LIMIT_BYTES
+
+    @property
+    def value(self) -> JsonValue:
+        """The text as Python objects, parsed anew at each use; of duplicate keys the last one counts."""
+        value: JsonValue = orjson.loads(self.text)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who calls, and what they may. `secret_digest` is a keyed hash; the secret itself is stored nowhere."""
+
+    id: int
+    name: str
+    key: str
+    secret_digest: bytes
+    stopped: bool = False
+    expires_at: float | None = None  # seconds since the epoch
+    methods: tuple[str, ...] | None = None  # globs; None: every method
+    stopped_methods: tuple[str, ...] = ()  # globs
+    allow_from: tuple[IPv4Network | IPv6Network, ...] = ()  # empty: from anywhere
+    concurrency: int | None = None
+    per_minute: int | None = None
+    per_day: int | None = None
+    total: int | None = None
+    balance_micros: int = 0
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A call's arguments: the JSON object that goes upstream, as text, and what the gateway reads of it.
+
+    `text` is what the client wrote wherever that is possible, so number spellings and key order survive.
+    """
+
+    text: bytes
+    values: Mapping[str, JsonValue]
+
+    @property
+    def model(self) -> str | None:
+        model = self.values.get("model")
+        return model if isinstance(model, str) else None
+
+
+NO_ARGUMENTS = Arguments(b"{}", {})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, whichever front it came by."""
+
+    request_id: str  # the node's id, a dot, 13 hex digits
+    front: str  # "custom" or "native"
+    method: str  # "v1/chat/completions"
+    verb: str  # the HTTP method upstream
+    arguments: Arguments = NO_ARGUMENTS
+    query: str = ""  # for the upstream, percent-encoded, without "?"
+    result_type: str | None = "json"  # None: the native front's plain body
+    lang: str | None = None  # None: not asked for
+    cache: bool = True
+    version: int = 1  # of the envelope
+    stream: bool = False
+    client_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationContext:
+    """What a translator may know of the call whose texts it is given."""
+
+    method: str
+    request_id: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One row of the call log: written once, when the call has ended.
+
+    `outcome` is the four-digit error code; times are monotonic differences but for `started_at` (seconds since the epoch).
+    """
+
+    id: int  # last_id
+    request_id: str
+    account_id: int
+    front: str
+    method: str
+    model: str | None
+    outcome: str
+    status: int  # the HTTP status the client was given; 0: none was sent
+    streamed: bool
+    cut: bool  # a stream that did not reach its end, by whosever fault
+    started_at: float
+    duration_s: float
+    first_byte_s: float | None
+    sent_bytes: int
+    cache: str = "off"  # hit, miss, off
+    client_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallCounts:
+    """How often an account called: today (in the operator's time zone) and in all, by outcome."""
+
+    today: int = 0
+    succeeded: int = 0  # 0000
+    empty: int = 0  # 2000
+    failed: int = 0  # reached dispatch and was not charged
+
+    @property
+    def total(self) -> int:
+        return self.succeeded + self.empty + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChange:
+    """What `gateway accounts add` and `set` may say of an account; a field left out (UNSET) stays as it is."""
+
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+Headers: TypeAlias = Sequence[tuple[str, str]]

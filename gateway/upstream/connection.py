@@ -1,0 +1,448 @@
+"""One connection to an upstream: an asyncio protocol that sends a request and hands its answer on.
+
+The hot path of the gateway. An answer's body goes one of three ways: collected whole (JSON), relayed to the client's
+transport from `data_received` without waking any task (streams, downloads), or pulled piece by piece (streams that are
+re-formatted). It knows nothing of accounts, formats or error envelopes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from gateway.errors import GatewayError
+from gateway.upstream.body import LAST_CHUNK, Body, ChunkedBody, body_of, frame
+from gateway.upstream.head import CHUNKED, MAX_HEAD_BYTES, ResponseHead, nonsense, parse_head
+
+if TYPE_CHECKING:
+    from gateway.upstream.pool import Pool
+
+HELD_BYTES: Final = 65_536
+"""How much of a body waits for its reader before the upstream is read no further."""
+
+_TAIL_BYTES: Final = 512
+_WHOLE_TAIL_BYTES: Final = 128  # a read of this size or more is tail enough on its own
+
+# What the next bytes from the upstream are. Plain integers: an enum's members cost a look-up on every read.
+IDLE: Final = 0  # nothing is due
+HEAD: Final = 1
+COLLECT: Final = 2  # body, kept for `read`
+HOLD: Final = 3  # body, kept as payload and as framed, until a reader decides
+RELAY_CHUNKS: Final = 4  # body, passed on with its own chunks
+RELAY: Final = 5  # body, unframed and passed on
+PULL: Final = 6  # body, kept for `pieces`
+ENDED: Final = 7  # the body is whole
+BROKEN: Final = 8
+
+
+class ClientSide(Protocol):
+    """What a relay needs of the client's connection."""
+
+    relay: UpstreamConnection | None
+    transport: asyncio.Transport | None
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the client's transport has asked for no more."""
+
+
+def broke_off() -> GatewayError:
+    """The upstream's answer ended before its end."""
+    return GatewayError("5000", "the upstream's answer broke off in the middle")
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that carries one exchange at a time.
+
+    `started_at` and `read_at` (the loop's seconds) are what the pool's sweeper judges deadlines by.
+    """
+
+    __slots__ = (
+        "_body",
+        "_collect_limit",
+        "_collected",
+        "_drain_waiter",
+        "_error",
+        "_framed",
+        "_framed_relay",
+        "_framing_kept",
+        "_head_bytes",
+        "_now",
+        "_own_chunks",
+        "_pieces",
+        "_pool",
+        "_tail",
+        "_tail_is_chunk",
+        "_target",
+        "_waiter",
+        "_write_paused",
+        "first_body_at",
+        "head",
+        "idle_since",
+        "paused",
+        "read_at",
+        "relayed_bytes",
+        "reused",
+        "started_at",
+        "state",
+        "transport",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._now = pool.now
+        self.transport: asyncio.Transport | None = None
+        self.reused = False
+        self.idle_since = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._write_paused = False
+        self.paused = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """The state between two exchanges."""
+        self.state = IDLE
+        self.head: ResponseHead | None = None
+        self.started_at = self.read_at = 0.0
+        self.first_body_at: float | None = None
+        self.relayed_bytes = 0
+        self._body: Body | None = None
+        self._error: GatewayError | None = None
+        self._head_bytes = b""
+        self._pieces: list[bytes] = []
+        self._framed: list[bytes] = []
+        self._collected = 0
+        self._collect_limit = HELD_BYTES
+        self._target: asyncio.Transport | None = None
+        self._framed_relay = False
+        self._framing_kept = False
+        self._own_chunks = False
+        self._tail = b""
+        self._tail_is_chunk = False
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is there; TCP_NODELAY is the default of asyncio and of uvloop."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the upstream."""
+        self.read_at = self._now()
+        state = self.state
+        try:
+            if state == RELAY_CHUNKS:
+                self._relay_chunks(data)
+            elif state == HEAD:
+                self._read_head(data)
+            elif state == RELAY:
+                self._relay_payload(cast(Body, self._body).feed(data))
+            elif state in {COLLECT, HOLD, PULL}:
+                self._keep(data)
+            else:  # an upstream that speaks out of turn cannot be trusted with another request
+                self.abort()
+        except GatewayError as error:
+            self.fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: the end of a body that lasts until then, otherwise a failure."""
+        self.transport = None
+        self._pool.forget(self)
+        self._wake_writer()
+        if self.state in {IDLE, ENDED, BROKEN}:
+            return
+        if self.state == HEAD:
+            self._break(GatewayError("4001", "the upstream closed the connection before it answered"))
+        elif exc is None and self._body is not None and self._body.end_of_stream():
+            self.state = ENDED
+        else:
+            self._break(broke_off())
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """The upstream reads a request's body more slowly than it is sent."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """The upstream reads again."""
+        self._write_paused = False
+        self._wake_writer()
+
+    # the request
+
+    def send(self, data: bytes) -> None:
+        """Begins an exchange: `data` is a request's head and as much of its body as is at hand."""
+        if self.transport is None:
+            raise GatewayError("4001", "the upstream closed the connection")
+        self.state = HEAD
+        self.started_at = self.read_at = self._now()
+        self.transport.write(data)
+
+    async def send_more(self, data: bytes) -> None:
+        """Sends more of a request's body, no faster than the upstream takes it."""
+        if self.transport is None or self.transport.is_closing():
+            raise GatewayError("4001", "the upstream closed the connection while it was sent the request")
+        self.transport.write(data)
+        self.read_at = self._now()  # while a body is sent, its progress is what counts
+        if self._write_paused:
+            self._drain_waiter = self._pool.loop.create_future()
+            await self._drain_waiter
+
+    # the answer
+
+    async def answer(self) -> ResponseHead:
+        """Waits for the answer's head; of a JSON answer also for its body, as long as it is small."""
+        while self.head is None or (self.state == COLLECT and self._collected <= self._collect_limit):
+            if self._error is not None:
+                raise self._error
+            await self._sleep()
+        return self.head
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises 5000 when it is larger than `limit_bytes` or breaks off."""
+        if self.state == HOLD:
+            self.state = COLLECT
+            self._framed = []
+        self._collect_limit = limit_bytes
+        while self.state != ENDED and self._collected <= limit_bytes:
+            self.resume()
+            await self._wait()
+        if self._collected > limit_bytes:
+            raise GatewayError("5000", f"the upstream's answer is larger than {limit_bytes} bytes")
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body's payload as it arrives; the upstream is read no faster than this is."""
+        if self.state in {HOLD, COLLECT}:
+            self.state = PULL
+            self._framed = []
+        while True:
+            pieces, self._pieces = self._pieces, []
+            self._collected = 0
+            self.resume()
+            for piece in pieces:
+                yield piece
+            if not self._pieces:
+                if self.state == ENDED:
+                    return
+                if self._error is not None:
+                    raise self._error
+                await self._sleep()
+
+    async def relay(self, client: ClientSide, head: bytes, *, chunked: bool) -> None:
+        """Writes `head` and then the body to the client as it arrives, until its clean end.
+
+        `chunked`: the client is sent chunks, the upstream's own where it sends chunks too, one for each read otherwise;
+        without it the payload is written bare. Raises what broke the body off; `append` then says how a last payload
+        may be added.
+        """
+        transport = client.transport
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        self._target = transport
+        self._framed_relay = chunked
+        self._own_chunks = chunked and self._framing_kept
+        if self.state in {HOLD, COLLECT}:
+            self.state = RELAY_CHUNKS if self._own_chunks else RELAY
+        held = self._framed if self._own_chunks else self._dressed(self._pieces)
+        if self._collected < HELD_BYTES:  # head and first bytes leave in one packet
+            transport.write(b"".join((head, *held)))
+        else:
+            transport.writelines((head, *held))
+        self._note(self._pieces)
+        self._pieces, self._framed = [], []
+        client.relay = self
+        try:
+            if client.writing_paused:
+                self.pause()
+            else:
+                self.resume()
+            while self.state != ENDED:
+                await self._wait()
+            if chunked and not self._own_chunks:
+                transport.write(LAST_CHUNK)
+        finally:
+            client.relay = None
+            self._target = None
+
+    def append(self, payload: bytes) -> bytes:
+        """The bytes that add a payload to a relay that broke off, in the framing in which it stopped."""
+        if not self._framed_relay:
+            return payload
+        return cast(ChunkedBody, self._body).append(payload) if self._own_chunks else frame(payload)
+
+    @property
+    def tail(self) -> bytes:
+        """The last payload that was relayed: at least 128 bytes of it, where there were as many."""
+        if self._tail_is_chunk:
+            return self._tail[self._tail.index(b"\n") + 1 : -2]
+        return self._tail
+
+    # flow and end
+
+    def pause(self) -> None:
+        """Reads no further: whoever takes the bytes is slower."""
+        if not self.paused and self.transport is not None and not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Reads on after `pause`."""
+        if self.paused:
+            self.paused = False
+            self.read_at = self._now()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Ends the connection at once, whatever is under way: the upstream sees it close."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def fail(self, error: GatewayError) -> None:
+        """Ends the exchange with an error: the upstream's nonsense, or a deadline."""
+        self._break(error)
+        self.abort()
+        self._wake()
+
+    def reusable(self) -> bool:
+        """Whether the exchange ended so that the connection may carry another."""
+        return (
+            self.state == ENDED
+            and self.transport is not None
+            and not self.transport.is_closing()
+            and cast(ResponseHead, self.head).keep_alive
+            and not cast(Body, self._body).surplus
+        )
+
+    def make_idle(self) -> None:
+        """Forgets the exchange; the connection waits for another."""
+        self._reset()
+        self.reused = True
+        self.idle_since = self._now()
+        self.resume()
+
+    # inside
+
+    def _read_head(self, data: bytes) -> None:
+        data = self._head_bytes + data
+        while self.state == HEAD:
+            end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+            if end < 0:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise nonsense(f"its head is larger than {MAX_HEAD_BYTES} bytes")
+                self._head_bytes = data
+                return
+            head = parse_head(data[: end + 4])
+            data = data[end + 4 :]
+            if head.status == 101:
+                raise nonsense("it switches protocols")
+            if head.status >= 200:  # the others are interim
+                self.state = COLLECT if head.media_type == b"application/json" else HOLD
+                self.head = head
+                self._body = body_of(head)
+                self._framing_kept = self.state == HOLD and head.length == CHUNKED
+                self._head_bytes = b""
+        self._keep(data)
+        if self.state == HOLD:
+            self._wake()
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps a read's payload for whoever will take it, and wakes them when there is something to do."""
+        body = cast(Body, self._body)
+        if self._framing_kept and self.state == HOLD:
+            pieces = cast(ChunkedBody, body).feed(data, self._framed)
+        else:
+            pieces = body.feed(data)
+        self._pieces += pieces
+        self._collected += sum(map(len, pieces))
+        if body.done:
+            self._end()
+        elif self.state == COLLECT:
+            if self._collected > self._collect_limit:
+                self.pause()
+                self._wake()
+        else:
+            if self._collected > HELD_BYTES:
+                self.pause()
+            if self.state == PULL and pieces:
+                self._wake()
+
+    def _relay_chunks(self, data: bytes) -> None:
+        body = cast(ChunkedBody, self._body)
+        target = cast(asyncio.Transport, self._target)
+        if len(data) >= _WHOLE_TAIL_BYTES and body.one_chunk(data):
+            target.write(data)
+            self._tail = data
+            self._tail_is_chunk = True
+            self.relayed_bytes += len(data)
+            if self.first_body_at is None:
+                self.first_body_at = self.read_at
+            return
+        framed: list[bytes] = []
+        try:
+            self._note(body.feed(data, framed))
+        finally:  # what came before the nonsense is the client's
+            if framed:
+                target.write(framed[0] if len(framed) == 1 else b"".join(framed))
+        if body.done:
+            self._end()
+
+    def _relay_payload(self, pieces: list[bytes]) -> None:
+        self._note(pieces)
+        for piece in self._dressed(pieces):
+            cast(asyncio.Transport, self._target).write(piece)
+        if cast(Body, self._body).done:
+            self._end()
+
+    def _dressed(self, pieces: list[bytes]) -> list[bytes]:
+        """Payload as a relay without the upstream's own chunks sends it."""
+        return [frame(piece) for piece in pieces] if self._framed_relay else pieces
+
+    def _note(self, pieces: list[bytes]) -> None:
+        """Remembers the end of what was relayed, and when its beginning came."""
+        if not pieces:
+            return
+        if self.first_body_at is None:
+            self.first_body_at = self.read_at
+        self.relayed_bytes += sum(map(len, pieces))
+        last = pieces[-1]
+        if len(last) < _WHOLE_TAIL_BYTES:
+            last = b"".join((self.tail, *pieces))[-_TAIL_BYTES:]
+        self._tail = last
+        self._tail_is_chunk = False
+
+    def _end(self) -> None:
+        self.state = ENDED
+        self._wake()
+
+    def _break(self, error: GatewayError) -> None:
+        if self._error is None:
+            self._error = error
+        self.state = BROKEN
+
+    async def _wait(self) -> None:
+        """Waits for the next change; raises what broke the exchange."""
+        if self._error is None:
+            await self._sleep()
+        if self._error is not None:
+            raise self._error
+
+    async def _sleep(self) -> None:
+        self._waiter = self._pool.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _wake_writer(self) -> None:
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        self._drain_waiter = None
