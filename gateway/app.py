@@ -37,8 +37,8 @@ from gateway.upstream.request import target_of
 LOG = logging.getLogger("gateway")
 
 PASSED_HEADERS = (
-    "content-disposition", "content-language", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms",
-    "x-should-retry",
+    "content-disposition", "content-language", "openai-processing-ms", "openai-version", "retry-after",
+    "retry-after-ms", "x-should-retry",
 )  # fmt: skip
 """Headers of the upstream that a client sees; the operator's `pass_headers` are added."""
 
@@ -52,6 +52,7 @@ class Application:
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.server.trusted_proxies)
         self.draining = False
         self.under_way = 0
+        self.idle = asyncio.Event()  # set when, while draining, the last call has ended
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -63,6 +64,8 @@ class Application:
             await self._dispatch(client, request.raw_path)
         finally:
             self.under_way -= 1
+            if self.draining and not self.under_way:
+                self.idle.set()
         return SENT if client.keep_alive and not self.draining else SENT_LAST
 
     async def _dispatch(self, client: Client, raw_path: str) -> None:
@@ -179,9 +182,10 @@ async def _drain(application: Application, server: Server, site: web.BaseSite, l
     await site.stop()
     server.close_idle()
     LOG.info("draining: %d calls under way", application.under_way)
-    deadline = asyncio.get_running_loop().time() + limit_s
-    while application.under_way and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.05)
+    if application.under_way:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await application.idle.wait()
     if application.under_way:
         LOG.warning("%d calls did not finish within %g s and are cut", application.under_way, limit_s)
 

@@ -306,13 +306,18 @@ def _print_account(account: Account, settings: Settings, as_json: bool, counts: 
     if as_json:
         print_json(description)
     else:
-        print_fields([(name.replace("_", " "), _text(value)) for name, value in description.items()])
+        print_fields([(name.replace("_", " "), _text(name, value)) for name, value in description.items()])
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+_UNRESTRICTED = {"methods": "every", "allow_from": "anywhere", "expires": "never"}
+
+
+def _text(name: str, value: object) -> str:
+    if value is None or (value == [] and name == "allow_from"):
+        return _UNRESTRICTED.get(name, "unlimited")
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return str(value)
 
 
 def _description(account: Account, counts: CallCounts | None, settings: Settings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
 import click
 
@@ -64,9 +65,10 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         _print_framed(headers, cells)
         return
     lines = [[header.upper() for header in headers], *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(headers))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
@@ -86,6 +88,11 @@ def moment_text(at: float, settings: Settings) -> str:
     from zoneinfo import ZoneInfo
 
     return datetime.fromtimestamp(at, ZoneInfo(settings.defaults.timezone)).isoformat(timespec="seconds")
+
+
+def _width(text: str) -> int:
+    """In columns: a Chinese character takes two."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _print_framed(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

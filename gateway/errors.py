@@ -1,4 +1,4 @@
-"""The table of error codes, and the one exception that carries a code. Everything a client is told of a failure is here."""
+"""The table of error codes, and the one exception that carries a code: all that a client is told of a failure."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def is_relayed(name: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """Returns a method's name without a slash at either end, or raises 4003: a method is a name, not a path to somewhere else."""
+    """Returns a method's name without a slash at either end; raises 4003 for what is a path to somewhere else."""
     name = name.removeprefix("/").removesuffix("/")
     if name in _EXACT:
         return name

@@ -1,6 +1,7 @@
 """The road that every call takes, from top to bottom: read this file first.
 
-    read the call -> find the account -> check the method -> reach the upstream -> translate -> format -> answer -> record
+    read the call -> find the account -> check the method -> reach the upstream -> translate -> format and answer
+    -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
 """

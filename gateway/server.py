@@ -1,7 +1,7 @@
 """The client's side of HTTP: aiohttp's server with what it lacks for a relay.
 
-Deadlines for slow heads, slow bodies and clients that do not read; back-pressure wired straight to the upstream; nothing
-of a malformed request in any log. Knows nothing of calls: `handler` is given requests and writes answers.
+Deadlines for slow heads, slow bodies and clients that do not read; back-pressure wired straight to the upstream;
+nothing of a malformed request in any log. Knows nothing of calls: `handler` is given requests and writes answers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ClientConnection(web.RequestHandler):
             self._head_since = None
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Reads on, if reading was paused: aiohttp asks after every body and would parse nothing each time, for 3 µs."""
+        """Reads on, if reading was paused: aiohttp asks after every body, and would parse nothing for some 3 µs."""
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
 
@@ -137,7 +137,7 @@ class ClientConnection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # it quotes the request, and with it the caller's key
+        message: str | None = None,  # it quotes the request, and with it the caller's key
     ) -> web.StreamResponse:
         """Answers what aiohttp could not parse, without repeating a byte of it."""
         LOG.info("malformed request from %s: %s", self.client_ip, type(exc).__name__)
@@ -150,7 +150,7 @@ class ClientConnection(web.RequestHandler):
         response.force_close()
         return response
 
-    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002  # as above
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # as above
         """Names the failure; aiohttp's own text and the traceback's values may quote a request."""
         exc = kw.get("exc_info")
         LOG.error("a connection failed: %s", type(exc).__name__)
@@ -205,11 +205,11 @@ class Sent(web.StreamResponse):
         super().__init__()
         self._keep_alive = keep_alive
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Writes nothing."""
         return None
 
-    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002
+    async def write_eof(self, data: bytes = b"") -> None:
         """Writes nothing."""
 
 

@@ -5,14 +5,14 @@ Nothing here does I/O or knows of HTTP, SQL or a configuration file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
 import orjson
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 MAX_DEPTH = 250
 """The deepest nesting that is rendered (contract, section 5)."""
@@ -20,7 +20,7 @@ MAX_DEPTH = 250
 DEFAULT_RENDERING_LIMIT_BYTES = 64 * 1024 * 1024
 
 
-class RenderingRefused(ValueError):
+class RenderingRefused(ValueError):  # noqa: N818  # a formatter's verdict, not its fault
     """A document cannot be rendered: too deep, too large, or not expressible in the format. Its text is the reason."""
 
 
@@ -28,9 +28,9 @@ class RenderingRefused(ValueError):
 class Document:
     """What a formatter renders: one JSON value, kept as the text it arrived in.
 
-    `text` is valid JSON in UTF-8 with the author's own spacing and number spellings; a format that is JSON itself embeds
-    it as it is. `limit_bytes` is the operator's limit of a rendering: a formatter whose output can outgrow its input
-    stops there with RenderingRefused.
+    `text` is valid JSON in UTF-8 with the author's own spacing and number spellings; a format that is JSON itself
+    embeds it as it is. `limit_bytes` is the operator's limit of a rendering: a formatter whose output can outgrow its
+    input stops there with RenderingRefused.
     """
 
     text: bytes
@@ -114,7 +114,8 @@ class TranslationContext:
 class CallRecord:
     """One row of the call log: written once, when the call has ended.
 
-    `outcome` is the four-digit error code; times are monotonic differences but for `started_at` (seconds since the epoch).
+    `outcome` is the four-digit error code; times are monotonic differences but for `started_at` (seconds since the
+    epoch).
     """
 
     id: int  # last_id
@@ -147,13 +148,3 @@ class CallCounts:
     @property
     def total(self) -> int:
         return self.succeeded + self.empty + self.failed
-
-
-@dataclass(frozen=True, slots=True)
-class AccountChange:
-    """What `gateway accounts add` and `set` may say of an account; a field left out (UNSET) stays as it is."""
-
-    fields: Mapping[str, object] = field(default_factory=dict)
-
-
-Headers: TypeAlias = Sequence[tuple[str, str]]

@@ -99,10 +99,9 @@ def gateway_process(
         environment = {**os.environ, "UPSTREAM_KEY": UPSTREAM_KEY, "HOME": name, **(environ or {})}
         with log_path.open("wb") as log:
             if config_path is not None:
-                added = subprocess.run(
-                    [sys.executable, "-m", "gateway", "accounts", "add", "tester", "--json", "--config", str(config_path)],
-                    capture_output=True, check=True, timeout=START_LIMIT_S, env=environment,
-                )  # fmt: skip
+                adding = [sys.executable, "-m", "gateway", "accounts", "add", "tester", "--json"]
+                adding += ["--config", str(config_path)]
+                added = subprocess.run(adding, capture_output=True, check=True, timeout=START_LIMIT_S, env=environment)
                 account = json.loads(added.stdout)
                 key, secret = account["key"], account["secret"]
             process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=environment)

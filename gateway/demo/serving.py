@@ -71,7 +71,7 @@ async def start(host: str, port: int, key: str, pace_s: float = 0.025) -> tuple[
 def run(host: str, port: int) -> int:
     """`gateway demo`: the upstream and the gateway in one process, with a store that goes when they end."""
     with tempfile.TemporaryDirectory(prefix="gateway-demo-") as directory:
-        asyncio.run(_serve(host, port, Path(directory), lambda origin: print_banner(origin)))
+        asyncio.run(serve(host, port, Path(directory), print_banner))
     return 0
 
 
@@ -81,10 +81,11 @@ def print_banner(origin: str) -> None:
     sys.stdout.flush()
 
 
-async def _serve(
+async def serve(
     host: str, port: int, directory: Path, ready: Callable[[str], None], stop: asyncio.Event | None = None
 ) -> None:
-    from gateway.app import serve  # the upstream alone, in tests and benchmarks, needs no gateway
+    """Serves the upstream and the gateway, whose store is in `directory`; as gateway.app.serve() in all else."""
+    from gateway import app  # the upstream alone, in tests and benchmarks, needs no gateway
 
     upstream_key = f"demo-upstream-{token_hex(16)}"
     runner, base_url = await start("127.0.0.1", 0, upstream_key)
@@ -93,7 +94,7 @@ async def _serve(
         await asyncio.to_thread(key_file.write_text, upstream_key)
         settings = _settings(host, port, directory, base_url, key_file)
         await asyncio.to_thread(_add_account, settings)
-        await serve(settings, ready=ready, stop=stop)
+        await app.serve(settings, ready=ready, stop=stop)
     finally:
         await runner.cleanup()
 

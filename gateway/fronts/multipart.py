@@ -163,8 +163,8 @@ def _field_bytes(boundary: str, name: str, value: str) -> bytes:
 
 def _file_head(boundary: str, file: Part) -> bytes:
     return (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(file.name)}"; filename="{_quoted(file.filename)}"'
-        f"\r\nContent-Type: {file.content_type}\r\n\r\n"
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(file.name)}"; '
+        f'filename="{_quoted(file.filename)}"\r\nContent-Type: {file.content_type}\r\n\r\n'
     ).encode("utf-8", "surrogateescape")
 
 

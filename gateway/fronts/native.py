@@ -29,7 +29,7 @@ async def read_call(
 ) -> Reading:
     """Reads a call. Raises 4014 for what is missing, then 4003 for what is wrong; 4004 to 4007 before a long body.
 
-    `own` is filled with the gateway's own parameters, so that a refusal can be written in the format that was asked for.
+    `own` is filled with the gateway's own parameters, so that a refusal can be written in the format asked for.
     """
     request = client.request
     path, _, raw_query = request.raw_path.partition("?")

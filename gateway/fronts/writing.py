@@ -1,4 +1,4 @@
-"""How a call's outcome is written: envelopes on the custom front, OpenAI's own shapes on the native one, streams on both."""
+"""How a call's outcome is written: envelopes on the custom front, OpenAI's shapes on the native one, streams on both."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class ChunkedBody:
         return size > 0 and start == len(digits) + 2 and start + size + 2 == len(data) and data.endswith(_CRLF)
 
     def feed(self, data: bytes, framed: list[bytes] | None = None) -> list[bytes]:
-        """The payload in `data`; `framed`, where given, receives what a relay passes on: the same chunks, made plain."""
+        """The payload in `data`; `framed`, where given, receives what a relay passes on: the chunks, made plain."""
         if self._partial:
             data, self._partial = self._partial + data, b""
         payload: list[bytes] = []
