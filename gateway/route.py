@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.accounts import AccountDirectory
 from gateway.config import Settings
@@ -31,6 +32,7 @@ from gateway.progress import NO_RESULT, SUCCESS, Progress
 from gateway.store.sqlite import SqliteStore
 from gateway.translation import translate_answer
 from gateway.types import Account, Call, RenderingRefused, TranslationContext
+from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import ResponseHead
 from gateway.upstream.pool import Pool
@@ -81,18 +83,19 @@ class Road:
 
     async def _answer(self, client: Client, progress: Progress, read: Read, platform: str) -> None:
         """The road itself."""
-        reading = await read(client, progress.asked, self.known, progress.request_id, self._authenticate(client))
+        authenticate = partial(self._authenticate, client)
+        reading = await read(client, progress.asked, self.known, progress.request_id, authenticate)
         call = progress.call = reading.call
-        account = progress.account = self._authenticate(client)(reading.key, reading.secret)
+        account = progress.account = authenticate(reading.key, reading.secret)
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
-        writer = Writer(self.writing, client, progress, self.accounts.counts(account))
+        writer = Writer(self.writing, client, progress, self.accounts)
         async with self.upstream.pool.exchange(self._request(reading)) as link:
             head = await self._response(link, reading.upload)
             progress.upstream_s = client.connection.now() - progress.started
             await self._deliver(writer, link, head, call, progress)
 
-    def _authenticate(self, client: Client) -> Callable[[str, str], Account]:
-        return lambda key, secret: self.accounts.find(key, secret, client.ip, time.time())
+    def _authenticate(self, client: Client, key: str, secret: str) -> Account:
+        return self.accounts.find(key, secret, client.ip, time.time())
 
     def _admit(self, account: Account, call: Call, api_name: str, platform: str) -> None:
         """Whether the method is there and the account may call it: 4010, 4009, 4006, 4012, in that order."""
@@ -126,7 +129,7 @@ class Road:
         answering = asyncio.ensure_future(link.answer())
         try:
             await asyncio.wait({sending, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
+            if not answering.done() and link.head is None:
                 await sending
             return await answering
         finally:
@@ -229,9 +232,7 @@ class Road:
             progress.cut = True
             client.write_last(b"")
             return
-        account = progress.account
-        counts = self.accounts.counts(account) if account is not None else None
-        await Writer(self.writing, client, progress, counts).refuse(error)
+        await Writer(self.writing, client, progress, self.accounts).refuse(error)
 
     def _record(self, client: Client, progress: Progress) -> None:
         account = progress.account
@@ -251,10 +252,12 @@ Read = Callable[[Client, dict[str, str], Known, str, Callable[[str, str], Accoun
 
 async def _send(link: UpstreamConnection, upload: Upload) -> None:
     """Sends an upload as it arrives, in chunks where its length is not known."""
+    link.request_whole = False
     async for piece in upload.pieces:
-        await link.send_more(b"%x\r\n%b\r\n" % (len(piece), piece) if upload.length is None else piece)
+        await link.send_more(frame(piece) if upload.length is None else piece)
     if upload.length is None:
-        await link.send_more(b"0\r\n\r\n")
+        await link.send_more(LAST_CHUNK)
+    link.request_whole = True
 
 
 def _is_text(media_type: bytes) -> bool:

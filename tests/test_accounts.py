@@ -204,14 +204,15 @@ async def test_a_call_is_checked_by_the_account_as_it_found_it(store: SqliteStor
 async def test_a_stop_takes_effect_within_a_second(store: SqliteStore, acme: Account) -> None:
     """Made by another connection, as the command line makes it, without a call touching the disk."""
 
-    def is_stopped() -> bool:
-        try:
-            directory.find("acme-key", SECRET, "", 0)
-        except GatewayError:
-            return True
-        return False
-
     async with started(store, store.pepper.digest) as directory:
+
+        def is_stopped() -> bool:
+            try:
+                directory.find("acme-key", SECRET, "", 0)
+            except GatewayError:
+                return True
+            return False
+
         with open_store(Settings(store=StoreSettings(url=f"sqlite:///{store.path}"))) as other:
             other.accounts.update("acme", lambda account: replace(account, stopped=True))
         assert await until(is_stopped) < 1.0

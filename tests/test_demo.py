@@ -7,11 +7,17 @@ import base64
 import io
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
 import wave
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import aiohttp
@@ -512,20 +518,47 @@ async def demonstration(directory: Path) -> AsyncIterator[str]:
         await serving_demo
 
 
-async def test_the_demonstration_serves_both_fronts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_demonstration_serves_both_fronts(tmp_path: Path) -> None:
     async with demonstration(tmp_path) as origin:
-        credentials = {"key": serving.KEY, "secret": serving.SECRET}
-        async with aiohttp.ClientSession() as session:
-            asked = credentials | {"method": "v1/chat/completions", "_o_args": json.dumps({"messages": ASK})}
-            async with session.get(f"{origin}/openai/custom/", params=asked) as response:
-                assert (await response.json())["error_code"] == "0000"
-            async with session.get(f"{origin}/openai/custom/", params=asked | {"result_type": "xml"}) as response:
-                assert "<error_code>0000</error_code>" in await response.text()
+        asked = {"key": "demo", "secret": "demo-secret", "method": "v1/models"}
+        async with aiohttp.ClientSession() as session, session.get(f"{origin}/openai/custom", params=asked) as response:
+            assert (await response.json())["error_code"] == "0000"
         async with AsyncOpenAI(base_url=f"{origin}/v1", api_key="demo:demo-secret", max_retries=0) as client:
-            stream = await client.chat.completions.create(model="gpt-4o", messages=ASK, stream=True)
-            assert len([chunk async for chunk in stream]) > 10
+            assert await client.models.retrieve("gpt-4o")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_the_commands_of_the_banner_work_as_they_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with demonstration(tmp_path) as origin:
         serving.print_banner(origin)
-    banner = capsys.readouterr().out
-    assert f'base_url="{origin}/v1", api_key="demo:demo-secret"' in banner
-    assert "curl -N" in banner
-    assert "result_type=xml" in banner
+        title, *commands = capsys.readouterr().out.split("\n\n")
+        assert all(part in title for part in (origin, "key demo", "secret demo-secret"))
+        stream, xml, sdk_stream = await asyncio.gather(*map(output, commands))
+    assert stream.startswith("data: {")
+    assert stream.endswith("data: [DONE]\n\n")
+    assert "<error_code>0000</error_code>" in xml
+    assert answers.language_of(sdk_stream) == "ru"
+
+
+async def output(command: str) -> str:
+    """What a shell prints for a command, with this environment's Python."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = await asyncio.create_subprocess_exec("sh", "-c", command, stdout=PIPE, stderr=PIPE, env={"PATH": path})
+    printed, complaints = await shell.communicate()
+    assert shell.returncode == 0, complaints.decode()
+    return printed.decode()
+
+
+def test_gateway_demo_prints_its_real_port_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from gateway.demo import run; raise SystemExit(run('127.0.0.1', 0))"]
+    with subprocess.Popen(command, stdout=PIPE, env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.stdout
+        line = process.stdout.readline().decode()
+        assert list(tmp_path.iterdir())
+        process.terminate()
+        process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert re.search(r"http://127\.0\.0\.1:[1-9][0-9]+ ", line)
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from gateway.demo.wire import (
     RefusalError,
     event,
     known_model,
+    missing,
     object_of,
     read_body,
     send_events,
@@ -64,10 +65,7 @@ def _messages(body: Body) -> list[dict[str, JsonValue]]:
         raise RefusalError(400, "Invalid 'messages': empty array.", param="messages", code="empty_array")
     for number, message in enumerate(messages):
         if "role" not in message:
-            param = f"messages[{number}].role"
-            raise RefusalError(
-                400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-            )
+            raise missing(f"messages[{number}].role")
     return messages
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from aiohttp import BodyPartReader, web
 
-from gateway.demo.wire import Body, RefusalError
+from gateway.demo.wire import Body, RefusalError, missing
 from gateway.types import JsonValue
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -27,8 +27,7 @@ class Upload:
         """The file in the field of this name, or the first of a list (`image[]`)."""
         found = self.files.get(name) or self.files.get(f"{name}[]")
         if found is None:
-            code = "missing_required_parameter"
-            raise RefusalError(400, f"Missing required parameter: '{name}'.", param=name, code=code)
+            raise missing(name)
         return found
 
 

@@ -17,6 +17,7 @@ from gateway.store import open_store
 from gateway.types import Account
 
 NAME = KEY = "demo"
+_DRAIN_S = 2.0  # whoever ends a demonstration does not wait for an answer that hangs on purpose
 SECRET = "demo-secret"  # noqa: S105 – of an account that lives as long as the process
 
 _DEFAULT_MODELS = {
@@ -30,26 +31,26 @@ _DEFAULT_MODELS = {
     "v1/responses": "gpt-4o-mini",
 }
 
+# The commands stand at the margin, so that they can be pasted as they are, Python's indentation included.
 _BANNER = """\
 The gateway serves made-up answers on {origin} (key {key}, secret {secret}); Ctrl-C ends it.
 
-A stream:
+# a stream
+curl -N '{origin}/openai/custom/?key={key}&secret={secret}&method=v1/chat/completions' \\
+  --data-urlencode '_o_args={{"messages":[{{"role":"user","content":"向日葵"}}],"stream":true}}'
 
-  curl -N '{origin}/openai/custom/?key={key}&secret={secret}&method=v1/chat/completions' \\
-    --data-urlencode '_o_args={{"messages":[{{"role":"user","content":"向日葵"}}],"stream":true}}'
+# an answer in XML
+curl '{origin}/openai/custom/?key={key}&secret={secret}&method=v1/chat/completions&result_type=xml' \\
+  --data-urlencode '_o_args={{"messages":[{{"role":"user","content":"中国队什么时候进世界杯"}}]}}'
 
-An answer in XML:
-
-  curl '{origin}/openai/custom/?key={key}&secret={secret}&method=v1/chat/completions&result_type=xml' \\
-    --data-urlencode '_o_args={{"messages":[{{"role":"user","content":"中国队什么时候进世界杯"}}]}}'
-
-The official SDK (pip install openai):
-
-  python -c 'from openai import OpenAI
-  client = OpenAI(base_url="{origin}/v1", api_key="{key}:{secret}")
-  for event in client.responses.create(model="gpt-4o-mini", input="Почему подсолнух любит солнце?", stream=True):
-      print(getattr(event, "delta", ""), end="", flush=True)
-  print()'
+# the official SDK, after: pip install openai
+python -c '
+from openai import OpenAI
+client = OpenAI(base_url="{origin}/v1", api_key="{key}:{secret}")
+question = [{{"role": "user", "content": "Почему подсолнух любит солнце?"}}]
+for chunk in client.chat.completions.create(model="gpt-4o-mini", messages=question, stream=True):
+    print(chunk.choices[0].delta.content or "", end="", flush=True)
+print()'
 """
 
 
@@ -101,7 +102,7 @@ async def serve(
 
 def _settings(host: str, port: int, directory: Path, base_url: str, key_file: Path) -> Settings:
     return Settings(
-        server=ServerSettings(host=host, port=port),
+        server=ServerSettings(host=host, port=port, drain_s=_DRAIN_S),
         store=StoreSettings(url=f"sqlite:///{directory / 'gateway.db'}"),
         upstream=(UpstreamSettings(name="demo", base_url=base_url, api_key_file=str(key_file)),),
         defaults=DefaultsSettings(model=_DEFAULT_MODELS),

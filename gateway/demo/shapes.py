@@ -9,7 +9,7 @@ from itertools import zip_longest
 import orjson
 
 from gateway.demo.answers import Text, digest, tokens_of
-from gateway.demo.wire import Body, RefusalError, object_of, string_of
+from gateway.demo.wire import Body, RefusalError, missing, object_of, string_of
 from gateway.types import JsonValue
 
 _EPOCH = 1_700_000_000
@@ -57,8 +57,7 @@ def inputs_of(body: Body, name: str) -> list[str]:
         case [str() | list(), *_]:
             return [item if isinstance(item, str) else _tokens_text(item) for item in value]
         case None:
-            code = "missing_required_parameter"
-            raise RefusalError(400, f"Missing required parameter: '{name}'.", param=name, code=code)
+            raise missing(name)
     raise RefusalError(400, f"Invalid '{name}': expected a string or an array.", param=name, code="invalid_type")
 
 

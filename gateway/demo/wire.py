@@ -43,6 +43,11 @@ class RefusalError(Exception):
         return json_response({"error": self.error}, self.status)
 
 
+def missing(param: str) -> RefusalError:
+    """The refusal of a request without this parameter."""
+    return RefusalError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
 class Body:
     """A request's JSON object; values of a wrong type are refused as OpenAI refuses them."""
 
@@ -71,8 +76,7 @@ class Body:
         value = self.values.get(name)
         if value is None:
             if default is None:
-                code = "missing_required_parameter"
-                raise RefusalError(400, f"Missing required parameter: '{name}'.", param=name, code=code)
+                raise missing(name)
             return default
         if not isinstance(value, types) or isinstance(value, bool):
             raise RefusalError(400, f"Invalid type for '{name}': expected {expected}.", param=name, code="invalid_type")

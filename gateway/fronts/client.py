@@ -160,7 +160,8 @@ class Client:
         kind = f"Content-Type: {content_type}\r\n" if content_type else ""
         head = (
             f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\nServer: gateway\r\n"
-            f"Date: {_http_date(int(time.time()))}\r\nVersion: {__version__}\r\n{kind}{framing}{closing}{fields}{self.cors}\r\n"
+            f"Date: {_http_date(int(time.time()))}\r\nVersion: {__version__}\r\n"
+            f"{kind}{framing}{closing}{fields}{self.cors}\r\n"
         )
         self.sent_status = status
         self.sent_at = self.connection.now()

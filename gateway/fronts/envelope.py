@@ -75,7 +75,7 @@ def extended(
 
 
 def _api_info(account: Account | None, counts: CallCounts) -> str:
-    """Calls today, the day's limit, all calls = answered + without result + failed: `today:7 max:30000 all[7=7+0+0]`."""
+    """Calls today, the day's limit, all = answered + without result + failed: `today:7 max:30000 all[7=7+0+0]`."""
     if account is None:
         return ""
     limit = "unlimited" if account.per_day is None else str(account.per_day)

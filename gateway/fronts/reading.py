@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.types import Account, Arguments, Call, JsonValue
+from gateway.types import Account, Arguments, Call, JsonValue, PerCall
 
 MAX_PARAMETERS = 1000
 
@@ -26,8 +26,7 @@ class Upload:
     pieces: AsyncIterator[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(PerCall, frozen=True):
     """A call as a front read it: who says they call, the call, and an upload where it has one."""
 
     key: str

@@ -1,10 +1,11 @@
-"""How a call's outcome is written: envelopes on the custom front, OpenAI's shapes on the native one, streams on both."""
+"""How a call's outcome is written: in envelopes on the custom front, in OpenAI's shapes on the native one."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -18,7 +19,7 @@ from gateway.fronts.native import error_object
 from gateway.hookspecs import FormatterSpec
 from gateway.progress import SUCCESS, Progress
 from gateway.sse import Event, EventSplitter, EventTooLarge, encode_event, separator
-from gateway.types import CallCounts, Document, RenderingRefused
+from gateway.types import Account, CallCounts, Document, PerCall, RenderingRefused
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead
@@ -31,8 +32,7 @@ DONE = b"[DONE]"
 ENDS_WITH_DONE = frozenset({"v1/chat/completions", "v1/completions"})
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(PerCall, frozen=True):
     """A whole answer of the upstream: `json` is its JSON text, or None where `body` is plain text or nothing."""
 
     code: ErrorCode
@@ -41,6 +41,12 @@ class Whole:
     body: bytes
     json: bytes | None
     fields: str = ""  # header lines of the upstream that are passed on
+
+
+class Accounts(Protocol):
+    """Where version 2 of the envelope finds how often an account has called."""
+
+    def counts(self, account: Account) -> CallCounts: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +64,13 @@ class Writing:
 class Writer:
     """Writes the outcome of one call to its client."""
 
-    __slots__ = ("_client", "_counts", "_progress", "_writing")
+    __slots__ = ("_accounts", "_client", "_progress", "_writing")
 
-    def __init__(self, writing: Writing, client: Client, progress: Progress, counts: CallCounts | None = None) -> None:
+    def __init__(self, writing: Writing, client: Client, progress: Progress, accounts: Accounts) -> None:
         self._writing = writing
         self._client = client
         self._progress = progress
-        self._counts = counts or CallCounts()
+        self._accounts = accounts
 
     async def whole(self, answer: Whole) -> None:
         """An answer of the upstream's, or its error about this request."""
@@ -224,7 +230,7 @@ class Writer:
         if progress.asked.get("version") != "2":
             return text
         facts = Facts(
-            counts=self._counts,
+            counts=self._accounts.counts(progress.account) if progress.account is not None else CallCounts(),
             started_at=progress.started_at,
             duration_s=self._client.connection.now() - progress.started,
             default_lang=self._writing.default_lang,

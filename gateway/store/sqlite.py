@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class SqliteStore:
         self._connection = connection
         self._lock = threading.Lock()  # a connection serves one thread at a time
         self.accounts = AccountsTable(connection, self._lock, pepper.id)
-        self.writer = CallWriter(lambda: _connect(path, WRITER_BUSY_TIMEOUT_MS), Days(zone))
+        self.writer = CallWriter(partial(_connect_writer, path), Days(zone))
 
     def append(self, record: CallRecord) -> None:
         """Logs and counts a finished call, soon; never blocks and never raises."""
@@ -102,7 +103,6 @@ def open_store(
     with _explained(path):
         connection = _open(path)
         try:
-            _require_ours(connection, path)
             _check(connection, path, check_limit_s)
             _migrate(connection, path)
             pepper = _pepper(connection, path, settings, os.environ if environ is None else environ)
@@ -123,9 +123,7 @@ def _path_of(url: str) -> Path:
     if url.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError("store.url: PostgreSQL is not supported yet; sqlite:///gateway.db is")
     if not url.startswith("sqlite:///") or url == "sqlite:///":
-        raise ConfigurationError(
-            f"store.url: {url!r} is not of the form sqlite:///relative.db or sqlite:////absolute.db"
-        )
+        raise ConfigurationError("store.url: expected sqlite:///relative.db or sqlite:////absolute.db")
     return Path(url.removeprefix("sqlite:///")).absolute()
 
 
@@ -158,12 +156,23 @@ def _open(path: Path) -> apsw.Connection:
             raise ConfigurationError(
                 f"{path}: the database is empty; restore it, or delete it to start anew"
             ) from error
-    return _connect(path, BUSY_TIMEOUT_MS)
-
-
-def _connect(path: Path, busy_timeout_ms: int) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)  # never creates
-    connection.set_busy_timeout(busy_timeout_ms)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    try:
+        _require_ours(connection, path)  # before the file is turned to WAL
+        return _configured(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _connect_writer(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_timeout(WRITER_BUSY_TIMEOUT_MS)
+    return _configured(connection)
+
+
+def _configured(connection: apsw.Connection) -> apsw.Connection:
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
@@ -175,9 +184,9 @@ def _pragma(connection: apsw.Connection, name: str) -> int:
 
 def _require_ours(connection: apsw.Connection, path: Path) -> None:
     """A file that is not the gateway's is left alone; one that was never written to is a new store."""
-    if _pragma(connection, "application_id") == APPLICATION_ID:
+    if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").get is None:
         return
-    if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").get is not None:
+    if _pragma(connection, "application_id") != APPLICATION_ID:
         raise ConfigurationError(f"{path}: an SQLite database, but not the gateway's")
 
 

@@ -83,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         "paused",
         "read_at",
         "relayed_bytes",
+        "request_whole",
         "reused",
         "started_at",
         "state",
@@ -104,6 +105,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _reset(self) -> None:
         """The state between two exchanges."""
         self.state = IDLE
+        self.request_whole = True  # an answer may come before the end of its request
         self.head: ResponseHead | None = None
         self.started_at = self.read_at = 0.0
         self.first_body_at: float | None = None
@@ -312,6 +314,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether the exchange ended so that the connection may carry another."""
         return (
             self.state == ENDED
+            and self.request_whole
             and self.transport is not None
             and not self.transport.is_closing()
             and cast(ResponseHead, self.head).keep_alive
