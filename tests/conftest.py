@@ -1,10 +1,22 @@
-"""The end of a run says what was not checked on this machine, and why."""
+"""What all tests share: one running gateway; and the end of a run says what was not checked on this machine, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+
+from tests.support import Gateway, free_port, gateway_process
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Gateway]:
+    """A gateway for the whole run. Tests open their upstream at its port: `Chaos(..., port=gateway.upstream_port)`."""
+    port = free_port()
+    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1") as running:
+        running.upstream_port = port
+        yield running
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

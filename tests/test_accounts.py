@@ -11,6 +11,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from gateway.accounts import AccountDirectory, AccountSource
 from gateway.config import Settings, StoreSettings
@@ -252,7 +253,7 @@ async def test_an_account_that_never_called_has_counts_of_zero(directory: Accoun
 
 async def test_counts_go_on_after_a_restart(store: SqliteStore, acme: Account) -> None:
     """What the store has is where the memory begins."""
-    store.append(replace(record(acme), id=CallIds(1).next()[1]))
+    store.append(replace_struct(record(acme), id=CallIds(1).next()[1]))
     assert store.flush()
     async with started(store, store.pepper.digest) as directory:
         directory.count(record(acme, "2000"))

@@ -15,8 +15,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import apsw
-import msgspec
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from gateway.config import DefaultsSettings, Settings, StoreSettings
 from gateway.errors import ERROR_CODES, ConfigurationError
@@ -90,7 +90,7 @@ class TestCalls:
     def test_a_record_comes_back_as_it_went_in(self, store: SqliteStore, acme: Account) -> None:
         """To the microsecond, with what is absent absent."""
         full = new_record(acme.id)
-        bare = replace(new_record(acme.id), model=None, first_byte_s=None, streamed=False, cut=True, cache="off")
+        bare = replace_struct(new_record(acme.id), model=None, first_byte_s=None, streamed=False, cut=True, cache="off")
         store.append(full)
         store.append(bare)
         assert store.flush()
@@ -181,7 +181,7 @@ os.kill(os.getpid(), 9)
         self, store: SqliteStore, acme: Account
     ) -> None:
         """A client must not be able to keep its calls out of the log and the counts."""
-        store.append(replace(new_record(acme.id), model="gpt\ud800", method="v1/向日葵\0x"))
+        store.append(replace_struct(new_record(acme.id), model="gpt\ud800", method="v1/向日葵\0x"))
         store.flush()
         assert [(record.model, record.method) for record in store.calls()] == [("gpt?", "v1/向日葵\0x")]
         assert store.call_counts("2022-10-06")[acme.id].total == 1
@@ -197,8 +197,8 @@ os.kill(os.getpid(), 9)
             twice,
             new_record(999),
             good[1],
-            replace(new_record(acme.id), sent_bytes=2**70),
-            replace(twice, request_id="1.another"),
+            replace_struct(new_record(acme.id), sent_bytes=2**70),
+            replace_struct(twice, request_id="1.another"),
             good[2],
         ):
             store.append(record)
@@ -661,7 +661,7 @@ def test_the_zone_comes_from_the_settings(path: Path) -> None:
     noon = datetime(2022, 10, 11, 12, tzinfo=ZoneInfo("UTC")).timestamp()
     settings = settings_of(path)
     for zone, day in (("Pacific/Kiritimati", "2022-10-12"), ("Pacific/Niue", "2022-10-11")):
-        with open_store(replace(settings, defaults=DefaultsSettings(timezone=zone))) as store:
+        with open_store(replace_struct(settings, defaults=DefaultsSettings(timezone=zone))) as store:
             account = store.accounts.add(new_account(zone))
             store.append(new_record(account.id, started_at=noon))
             store.flush()
