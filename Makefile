@@ -39,9 +39,10 @@ format: $(DEV) ## Rewrite the source as the checks want it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# dicttoxml, under the GPL, is for the tests and for those who ask for the extra: `make run` does not install it.
 lock: $(DEV) ## Remake the locks from pyproject.toml, every package at its newest (ARGS="--upgrade-package aiohttp": that one)
 	$(LOCK) $(or $(ARGS),--upgrade) --extra dicttoxml --group dev -o requirements-dev.lock pyproject.toml
-	$(LOCK) --upgrade --extra dicttoxml --group build -c requirements-dev.lock -o requirements.lock pyproject.toml
+	$(LOCK) --upgrade --group build -c requirements-dev.lock -o requirements.lock pyproject.toml
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build dist *.egg-info bench/build tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache

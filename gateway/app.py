@@ -118,7 +118,7 @@ def _cors(request: web.BaseRequest, origins: tuple[str, ...]) -> str:
 
 
 async def _preflight(client: Client) -> None:
-    fields = "Allow: GET, POST, DELETE, PUT, PATCH, OPTIONS\r\n"
+    fields = "Allow: GET, HEAD, POST, DELETE, PUT, PATCH, OPTIONS\r\n"
     if "Allow-Origin" in client.cors:
         fields += (
             "Access-Control-Allow-Methods: GET, POST, DELETE, PUT, PATCH\r\n"
@@ -129,11 +129,16 @@ async def _preflight(client: Client) -> None:
 
 
 async def serve(
-    settings: Settings, *, ready: Callable[[str], None] | None = None, stop: asyncio.Event | None = None
+    settings: Settings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+    add_account: str = "gateway accounts add NAME",
 ) -> None:
     """Serves until `stop` is set, or SIGTERM or SIGINT where it is not given; then drains.
 
-    `ready` is called with the address that clients use. Raises ConfigurationError for what cannot work.
+    `ready` is called with the address that clients use; `add_account` is the command that an operator without any
+    account is told. Raises ConfigurationError for what cannot work.
     """
     stop = stop or _stop_on_signals()
     plugins = load_plugins(settings.plugins, directory=_directory(settings))
@@ -158,12 +163,14 @@ async def serve(
         await site.start()
         if ready is not None:
             ready(_address(listener))
+        if not store.accounts.all():
+            LOG.warning("there is no account yet, so every call is refused; add one: %s", add_account)
         await stop.wait()
         await _drain(application, server, site, settings.server.drain_s)
 
 
-def run(settings: Settings) -> int:
-    """Serves in this process until it is told to stop; the exit status."""
+def run(settings: Settings, add_account: str) -> int:
+    """Serves in this process until it is told to stop, as serve() does; the exit status."""
     _raise_file_limit()
     configure_logging(settings)
     runner_factory = None
@@ -172,7 +179,7 @@ def run(settings: Settings) -> int:
 
         runner_factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=runner_factory) as runner:
-        runner.run(serve(settings, ready=lambda address: LOG.info("serving at %s", address)))
+        runner.run(serve(settings, ready=lambda address: LOG.info("serving at %s", address), add_account=add_account))
     return 0
 
 

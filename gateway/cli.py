@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,9 @@ def serve(
 
     from gateway.app import run
 
-    context.exit(run(settings))
+    on_config = () if config is None else ("--config", str(config))
+    add_account = shlex.join([sys.executable, "-m", "gateway", "accounts", "add", "NAME", *on_config])
+    context.exit(run(settings, add_account))
 
 
 @main.command()

@@ -40,6 +40,9 @@ NodeId = Annotated[int, Meta(ge=0, le=1023)]
 
 ENVIRONMENT_PREFIX = "GATEWAY_"
 RESERVED_ENVIRONMENT = frozenset({"GATEWAY_CONFIG"})
+_KUBERNETES = re.compile(
+    r"GATEWAY_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT|PORT_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)"
+)
 _SQLITE = "sqlite:///"
 
 
@@ -234,6 +237,7 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str], source: Source) ->
             source.variables["upstream[0].base_url"] = "OPENAI_BASE_URL"
     known = _variables()
     ours = {name for name in environ if name.startswith(ENVIRONMENT_PREFIX)} - RESERVED_ENVIRONMENT
+    ours = {name for name in ours if not _is_from_kubernetes(name, environ[name])}
     for variable in sorted(ours & known.keys()):
         section, key, type_ = known[variable]
         tables = raw.setdefault(section, {})
@@ -246,6 +250,14 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str], source: Source) ->
     if implied and not {"api_key_env", "api_key_file"} & raw["upstream"][0].keys():
         raw["upstream"][0]["api_key_env"] = "OPENAI_API_KEY"
     return ours - known.keys()
+
+
+def _is_from_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes set it, as it does in every container where a service is named "gateway".
+
+    Its GATEWAY_PORT is a URL; a bare number there is a person's, who means GATEWAY_SERVER__PORT.
+    """
+    return _KUBERNETES.fullmatch(name) is not None and (name != "GATEWAY_PORT" or "://" in value)
 
 
 def _settings(raw: dict[str, Any], source: Source) -> Settings:

@@ -18,7 +18,7 @@ from functools import partial
 
 from gateway.accounts import AccountDirectory
 from gateway.config import Settings
-from gateway.errors import ERROR_CODES, GatewayError
+from gateway.errors import GatewayError
 from gateway.formatting import NotJson, check_json
 from gateway.fronts import custom_reading, native
 from gateway.fronts.client import Client
@@ -31,7 +31,7 @@ from gateway.methods import is_relayed, known_method, matches_any
 from gateway.progress import NO_RESULT, SUCCESS, Progress
 from gateway.store.sqlite import SqliteStore
 from gateway.translation import translate_answer
-from gateway.types import Account, Call, RenderingRefused, TranslationContext
+from gateway.types import NO_ARGUMENTS, Account, Call, RenderingRefused, TranslationContext
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import ResponseHead
@@ -116,7 +116,7 @@ class Road:
             return target.request(
                 call.verb, call.method, call.query, upload.content_type, upload.length, reading.headers
             )
-        if call.verb in {"GET", "DELETE"} or not call.arguments.values:
+        if call.verb in {"GET", "DELETE"} or call.arguments is NO_ARGUMENTS:
             return target.request(call.verb, call.method, call.query, "", None, reading.headers)
         body = call.arguments.text
         return target.request(call.verb, call.method, call.query, "application/json", len(body), reading.headers) + body
@@ -178,7 +178,8 @@ class Road:
 
     def _json(self, body: bytes, media_type: bytes, status: int) -> bytes | None:
         """The body as JSON text, or None where it is not JSON; 4002 for a success that says it is JSON and is not."""
-        if media_type != JSON and status < 300:
+        nothing = status == 204 or not (body or media_type)
+        if nothing or (status < 300 and not _is_json(media_type)):
             return None
         try:
             check_json(body)
@@ -217,8 +218,10 @@ class Road:
                 await self._answer(client, progress, read, platform)
             except GatewayError as error:
                 await self._refuse(client, progress, error)
-            except (ConnectionError, asyncio.CancelledError):
+            except (ConnectionError, asyncio.CancelledError):  # the client has left
                 progress.cut = True
+                if progress.streamed and client.sent_status:
+                    progress.outcome = SUCCESS  # as far as it went, the upstream did its part
                 raise
             except Exception as error:  # noqa: BLE001  # the outermost boundary: a client never sees a traceback
                 _log_failure(error)
@@ -236,8 +239,6 @@ class Road:
 
     def _record(self, client: Client, progress: Progress) -> None:
         account = progress.account
-        if progress.cut and progress.outcome is ERROR_CODES["5000"] and client.sent_status and progress.streamed:
-            progress.outcome = SUCCESS  # the client left a stream that the upstream had not broken
         if account is not None:
             now = client.connection.now()
             record = progress.record(account, now, client.sent_status, client.sent_at, client.sent_bytes)
@@ -260,8 +261,13 @@ async def _send(link: UpstreamConnection, upload: Upload) -> None:
     link.request_whole = True
 
 
+def _is_json(media_type: bytes) -> bool:
+    """JSON by its type; an upstream that names no type means the API's own."""
+    return media_type == JSON or not media_type or media_type.endswith(b"+json")
+
+
 def _is_text(media_type: bytes) -> bool:
-    return media_type == JSON or media_type.startswith(b"text/") or not media_type or media_type.endswith(b"+json")
+    return _is_json(media_type) or media_type.startswith(b"text/")
 
 
 def _log_failure(error: BaseException) -> None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.config import ServerSettings
 from gateway.upstream.connection import UpstreamConnection
 
 LOG = logging.getLogger("gateway.server")
 SWEEP_S = 0.5
+HEAD_LINES = 4
+"""A head may be as long as this many of the longest lines."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -32,7 +36,11 @@ class ClientConnection(web.RequestHandler):
 
     __slots__ = (
         "_body_since",
+        "_body_waited_s",
+        "_head_bytes",
         "_head_since",
+        "_in_request_line",
+        "_last_body",
         "_read_bytes",
         "_write_paused_since",
         "_written_mark",
@@ -45,7 +53,11 @@ class ClientConnection(web.RequestHandler):
         self.relay: UpstreamConnection | None = None
         self.client_ip = ""
         self._head_since: float | None = loop.time()
+        self._head_bytes = 0
+        self._in_request_line = True
+        self._last_body: StreamReader = EMPTY_PAYLOAD
         self._body_since: float | None = None
+        self._body_waited_s = 0.0
         self._read_bytes = 0
         self._write_paused_since: float | None = None
         self._written_mark = 0
@@ -59,11 +71,21 @@ class ClientConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: a head's clock runs from its first byte until it is whole."""
         self._read_bytes += len(data)
-        if self._head_since is None and self._current_request is None:
-            self._head_since = self._loop.time()
+        if self._last_body.is_eof():  # what comes now is a head
+            if self._head_since is None and self._current_request is None:
+                self._head_since = self._loop.time()
+            if self._in_request_line:
+                data = self._plain_request_line(data)
+            self._head_bytes += len(data)
         super().data_received(data)
         if self._messages:
+            self._last_body = self._messages[-1][1]
+            self._in_request_line = True
             self._head_since = None
+            self._head_bytes = self._read_bytes = 0
+            self._body_waited_s = 0.0
+        elif self._head_bytes > self.max_line_size * HEAD_LINES:
+            self.force_close()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Reads on, if reading was paused: aiohttp asks after every body, and would parse nothing for some 3 µs."""
@@ -100,13 +122,14 @@ class ClientConnection(web.RequestHandler):
         await self._drain_helper()
 
     def begin_body(self) -> None:
-        """The handler waits for the request's body: its deadline runs from here."""
+        """The handler waits for the request's body, or for more of it: its clock runs."""
         self._body_since = self._loop.time()
-        self._read_bytes = 0
 
     def end_body(self) -> None:
-        """The body is whole, or nobody waits for it any more."""
-        self._body_since = None
+        """Nobody waits for the body now: its clock stands still, and goes on where more of it is awaited."""
+        if self._body_since is not None:
+            self._body_waited_s += self._loop.time() - self._body_since
+            self._body_since = None
 
     @property
     def waiting_for_request(self) -> bool:
@@ -119,7 +142,7 @@ class ClientConnection(web.RequestHandler):
             return True
         if self._body_since is not None:
             allowed = settings.body_timeout_s + self._read_bytes / settings.body_min_rate_bytes
-            if now - self._body_since > allowed:
+            if self._body_waited_s + now - self._body_since > allowed:
                 return True
         if self._write_paused_since is not None:
             unsent = self._unsent_bytes()
@@ -128,6 +151,15 @@ class ClientConnection(web.RequestHandler):
                 self._write_paused_since = now
             return now - self._write_paused_since > settings.write_timeout_s
         return False
+
+    def _plain_request_line(self, data: bytes) -> bytes:
+        """The data with a request line's raw UTF-8 percent-encoded: real clients send it, and the parser refuses it."""
+        end = data.find(b"\n")
+        self._in_request_line = end < 0
+        line = data if end < 0 else data[:end]
+        if line.isascii():
+            return data
+        return re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % byte[0][0], line) + data[len(line) :]
 
     def _unsent_bytes(self) -> int:
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
@@ -184,7 +216,7 @@ class Server(web.Server):
         """Closes the connections on which nothing is under way."""
         for client in self.clients():
             if client.waiting_for_request:
-                client.close()
+                client.force_close()
 
     def stop_sweeping(self) -> None:
         """Ends the deadlines' timer."""

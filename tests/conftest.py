@@ -1,4 +1,4 @@
-"""What all tests share: one running gateway; and the end of a run says what was not checked on this machine, and why."""
+"""One running gateway for all tests; and the end of a run says what was not checked on this machine, and why."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ The upstreams' answers must carry `Connection: close`: the next exchange expects
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from tests.support import Gateway, custom_path, request_bytes
 
 LIMIT_S = 10.0
 CLOSE = ("Connection", "close")
+UPLOAD_END = b"\r\n--b--\r\n"
 
 
 def chat_request(gateway: Gateway, front: str = "native", version: str = "1.1", **parameters: str) -> bytes:
@@ -46,40 +48,56 @@ def call_request(
     return request_bytes("POST", target, json.dumps(body).encode(), fields, version)
 
 
+def upload_request(gateway: Gateway, front: str, size: int) -> bytes:
+    """The beginning of a form with a file of `size` bytes; its content and UPLOAD_END are still to be sent."""
+    start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
+    fields = {
+        "Content-Type": "multipart/form-data; boundary=b",
+        "Content-Length": str(len(start) + size + len(UPLOAD_END)),
+    }
+    target = "/v1/files"
+    if front == "custom":
+        target = custom_path(gateway, method="v1/files")
+    else:
+        fields["Authorization"] = f"Bearer {gateway.token}"
+    return request_bytes("POST", target, b"", fields) + start
+
+
 class Dechunker:
-    """The payload of a chunked message as it comes in, cut anywhere. Strict: ValueError for anything but plain chunks."""
+    """The payload of a chunked message as it comes in, cut anywhere. Strict: ValueError for all but plain chunks."""
 
     def __init__(self) -> None:
         self.payload = bytearray()
         self.ended = False
         self._unread = b""
-        self._left = 0  # of the current chunk, its CRLF included
+        self._left = 0  # of the current chunk's payload
+        self._inside = False  # a chunk whose closing CRLF is still to come
+        self._ending = False  # that chunk is the last one
 
     def feed(self, data: bytes) -> None:
         data = self._unread + data
-        while data and not self.ended:
+        while data:
+            if self.ended:
+                raise ValueError("bytes follow the last chunk")
             if self._left:
                 taken = min(self._left, len(data))
-                self.payload += data[: max(0, min(taken, self._left - 2))]
-                closing = data[max(0, self._left - 2) : taken]
-                if closing != b"\r\n"[2 - self._left if self._left < 2 else 0 :][: len(closing)]:
-                    raise ValueError(f"a chunk ends with {closing!r}")
+                self.payload += data[:taken]
                 self._left -= taken
                 data = data[taken:]
                 continue
             line, separator, rest = data.partition(b"\r\n")
             if not separator:
                 break
-            size = int(line, 16)
-            if size == 0 and rest[:2] != b"\r\n"[: len(rest)]:
-                raise ValueError("trailers")
-            if size == 0 and len(rest) < 2:
-                break
-            self.ended = size == 0
-            self._left = size + 2 if size else 0
-            data = rest[2:] if self.ended else rest
-        if self.ended and data:
-            raise ValueError("bytes follow the last chunk")
+            if self._inside:
+                if line:
+                    raise ValueError("a chunk does not end where its length says")
+                self.ended = self._ending
+                self._inside = False
+            else:
+                self._left = int(line, 16)
+                self._ending = self._left == 0
+                self._inside = True
+            data = rest
         self._unread = data
 
 
@@ -94,6 +112,7 @@ class Exchange:
         self._pinger = pinger
         self._dechunker: Dechunker | None = None
         self._plain = bytearray()
+        self._length: int | None = None  # of a body that has one
 
     @property
     def payload(self) -> bytearray:
@@ -106,6 +125,8 @@ class Exchange:
         self.head, _, rest = self.head.partition(b"\r\n\r\n")
         if b"\r\nTransfer-Encoding: chunked" in self.head:
             self._dechunker = Dechunker()
+        elif found := re.search(rb"\r\nContent-Length: (\d+)", self.head):
+            self._length = int(found[1])
         self._feed(rest)
         return self.head
 
@@ -115,14 +136,14 @@ class Exchange:
             self._feed(self._receive())
 
     def read_end(self) -> None:
-        """Reads until the message ends or the connection does; `ended` tells which. A bare body ends either way."""
+        """Reads until the message ends or the connection does: `ended` tells whether it is whole, or may be."""
         while not self.ended:
             try:
                 data = self.client.recv(262_144)
             except ConnectionResetError:
                 return
             if not data:
-                self.ended = self._dechunker is None
+                self.ended = self._dechunker is None and self._length is None
                 return
             self._feed(data)
 
@@ -147,6 +168,7 @@ class Exchange:
     def _feed(self, data: bytes) -> None:
         if self._dechunker is None:
             self._plain += data
+            self.ended = len(self._plain) == self._length
         else:
             self._dechunker.feed(data)
             self.ended = self._dechunker.ended

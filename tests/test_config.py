@@ -199,6 +199,12 @@ def test_a_fault_names_file_and_key_and_what_is_allowed(tmp_path: Path, toml: st
         ("GATEWAY_DEFAULTS__MODEL", '{"a": 1}', "defaults.model: expected a table of texts"),
         ("GATEWAY_DEFAULTS__TIMEZONE", "Mars", "defaults.timezone: no time zone"),
         ("GATEWAY_SERVER_PORT", "1", "unknown name; did you mean GATEWAY_SERVER__PORT?"),
+        ("GATEWAY_PORT", "9000", "unknown name; did you mean GATEWAY_SERVER__PORT?"),
+        ("GATEWAY_PORT_8080", "x", "unknown name"),
+        ("GATEWAY_PORT_8080_TCP_HOST", "x", "unknown name"),
+        ("GATEWAY_SERVICE", "x", "unknown name"),
+        ("GATEWAY_SERVICE__PORT", "80", "unknown name; did you mean GATEWAY_SERVER__PORT?"),
+        ("GATEWAY_SERVICE_PORT__HTTP", "80", "unknown name"),
         ("GATEWAY_UPSTREAM__API_KEY", "sk-x", "did you mean GATEWAY_UPSTREAM__API_KEY_ENV?"),
         ("OPENAI_BASE_URL", "h/v1", "upstream[0].base_url: expected http://HOST"),
     ],
@@ -207,6 +213,23 @@ def test_a_fault_of_the_environment_names_the_variable(variable: str, value: str
     text = refusal(None, {"HOME": "/home/x", variable: value})
     assert variable in text
     assert said in text
+
+
+def test_what_kubernetes_sets_for_a_service_named_gateway_is_passed_over() -> None:
+    kubernetes = {
+        "GATEWAY_SERVICE_HOST": "10.0.0.11",
+        "GATEWAY_SERVICE_PORT": "8080",
+        "GATEWAY_SERVICE_PORT_HTTP": "8080",
+        "GATEWAY_SERVICE_PORT_METRICS_2": "9090",
+        "GATEWAY_PORT": "tcp://10.0.0.11:8080",
+        "GATEWAY_PORT_8080_TCP": "tcp://10.0.0.11:8080",
+        "GATEWAY_PORT_8080_TCP_PROTO": "tcp",
+        "GATEWAY_PORT_8080_TCP_PORT": "8080",
+        "GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.11",
+        "GATEWAY_PORT_53_UDP": "udp://10.0.0.11:53",
+    }
+    home = {"HOME": "/home/x"}
+    assert load_settings(None, home | kubernetes) == load_settings(None, home)
 
 
 def test_a_variable_that_the_configuration_names_is_not_unknown() -> None:

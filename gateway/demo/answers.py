@@ -262,7 +262,12 @@ def moderation(text: str) -> dict[str, JsonValue]:
     scores: dict[str, JsonValue] = {
         name: round((0.93 if flags[name] else 0.0) + digest("score", name, text)[0] / 10_000, 6) for name in flags
     }
-    return {"flagged": any(flags.values()), "categories": flags, "category_scores": scores}
+    return {
+        "flagged": any(flags.values()),
+        "categories": flags,
+        "category_scores": scores,
+        "category_applied_input_types": {name: ["text"] for name in flags},
+    }
 
 
 def _pick(choices: Sequence[str], number: int) -> str:

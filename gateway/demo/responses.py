@@ -81,7 +81,7 @@ def _usage(input_tokens: int, item: dict[str, JsonValue]) -> dict[str, JsonValue
     output_tokens = len(tokens_of(_said(item)))
     return {
         "input_tokens": input_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": input_tokens + output_tokens,

@@ -44,7 +44,7 @@ curl '{origin}/openai/custom/?key={key}&secret={secret}&method=v1/chat/completio
   --data-urlencode '_o_args={{"messages":[{{"role":"user","content":"中国队什么时候进世界杯"}}]}}'
 
 # the official SDK, after: pip install openai
-python -c '
+python3 -c '
 from openai import OpenAI
 client = OpenAI(base_url="{origin}/v1", api_key="{key}:{secret}")
 question = [{{"role": "user", "content": "Почему подсолнух любит солнце?"}}]

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TypeAlias, cast
 
 from aiohttp import web
-from aiohttp.web import RequestPayloadError
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import __version__
 from gateway.config import ServerSettings
@@ -23,6 +23,9 @@ from gateway.server import ClientConnection
 
 SMALL_BODY_BYTES = 1_048_576
 """A body up to this size is read before the account is known; a larger one only after (contract, section 1)."""
+
+DAMAGED_BODY = (web.RequestPayloadError, web.HTTPException, HttpProcessingError)
+"""What aiohttp raises for a body that is not what its headers say."""
 
 Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
@@ -95,7 +98,7 @@ class Client:
                 size += len(piece)
                 if size > limit_bytes:
                     return None
-        except (RequestPayloadError, web.HTTPException) as error:
+        except DAMAGED_BODY as error:
             raise GatewayError("4003", "the request's body is damaged") from error
         finally:
             self.connection.end_body()
@@ -116,15 +119,16 @@ class Client:
                     raise GatewayError("4003", f"an upload may hold {self.settings.max_upload_bytes} bytes")
                 if piece:
                     yield piece
-        except (RequestPayloadError, web.HTTPException) as error:
+        except DAMAGED_BODY as error:
             raise GatewayError("4003", "the request's body is damaged") from error
         finally:
             self.connection.end_body()
 
     @property
     def content_length(self) -> int | None:
-        """The body's announced length in bytes; None for a chunked one."""
-        return self.request.content_length
+        """The body's announced length in bytes; None for a chunked one, and for one that arrives compressed."""
+        # aiohttp decompresses on the way in: of such a body only the packed length is announced.
+        return None if "Content-Encoding" in self.request.headers else self.request.content_length
 
     @property
     def body_in_hand(self) -> bool:
@@ -150,7 +154,11 @@ class Client:
 
         `fields` are further header lines, each ended by CRLF; their values must not come from a caller unchecked.
         """
-        if length is not None:
+        if not self.request.content.is_eof():
+            self.keep_alive = False  # the rest of the body would be taken for a request
+        if status == 204:  # RFC 9110, section 8.6: no length, for there is no body
+            framing = ""
+        elif length is not None:
             framing = f"Content-Length: {length}\r\n"
         elif self.http11:
             framing = "Transfer-Encoding: chunked\r\n"

@@ -51,6 +51,7 @@ class _Parameters:
     body: Arguments | None = None  # a JSON body that holds nothing but arguments
     form: Form | None = None
     fault: GatewayError | None = None
+    unread: bool = False  # a part of them could not be read
 
     def add(self, name: str, value: str) -> None:
         """A parameter given as text."""
@@ -105,6 +106,7 @@ async def _collect(parameters: _Parameters, client: Client, query: str, authenti
     except GatewayError as error:
         if error.code.code != "4003":
             raise
+        parameters.unread = True
         parameters.wrong(error)
 
 
@@ -199,13 +201,14 @@ def _call(parameters: _Parameters, client: Client, known: Known, request_id: str
         arguments = _arguments(parameters)
     except GatewayError as error:
         fault = fault or error
+        parameters.unread = True
     files = parameters.form.files if parameters.form is not None else ()
-    if fault is None:
+    if not parameters.unread:
         deleting = own.get("_method") == "DELETE" or client.request.method == "DELETE"
         check_required(None if deleting else method, arguments.values)
         if method is not None and method.file and method.takes_arguments and not (files or deleting):
             _check_file(method, arguments)
-        fault = _wrong_value(own, known)
+        fault = fault or _wrong_value(own, known)
     if fault is not None:
         raise fault
     verb = _verb(own, client, method, bool(arguments.values), bool(files))

@@ -12,6 +12,7 @@ from gateway.errors import ErrorCode
 from gateway.types import Account, Call, CallCounts
 
 NOT_GIVEN = b"null"
+_SECRETS = frozenset({"key", "secret"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def extended(
         "execution_time": f"{facts.duration_s:.3f}",
         "server_time": _server_time(facts.started_at, zone),
         "client_ip": client_ip,
-        "call_args": orjson.Fragment(call.arguments.text if call is not None else b"{}"),
+        "call_args": _call_args(call),
         "api_type": "openai",
         "language": {
             "default_lang": facts.default_lang,
@@ -72,6 +73,15 @@ def extended(
         "charge": facts.charge,
     }
     return version_1[:-1] + b"," + orjson.dumps(fields)[1:]
+
+
+def _call_args(call: Call | None) -> object:
+    """The arguments as the caller wrote them, but for credentials that stand among them."""
+    if call is None:
+        return {}
+    if call.arguments.values.keys().isdisjoint(_SECRETS):
+        return orjson.Fragment(call.arguments.text)
+    return {name: value for name, value in call.arguments.values.items() if name not in _SECRETS}
 
 
 def _api_info(account: Account | None, counts: CallCounts) -> str:

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, MultipartReader
 
 from gateway.errors import GatewayError
-from gateway.fronts.client import SMALL_BODY_BYTES, Client
+from gateway.fronts.client import DAMAGED_BODY, SMALL_BODY_BYTES, Client
 from gateway.fronts.reading import MAX_PARAMETERS, Upload
 
 PIECE_BYTES = 65_536
@@ -59,7 +59,7 @@ class Form:
                     self.files.append(_file(part, None))
                     self._open = part
                     return
-        except (ValueError, RuntimeError, AssertionError, web.HTTPException, web.RequestPayloadError) as error:
+        except (ValueError, RuntimeError, AssertionError, *DAMAGED_BODY) as error:
             raise GatewayError("4003", "the multipart body is damaged") from error
 
     def upload(self, fields: Sequence[tuple[str, str]], own: frozenset[str]) -> Upload:
@@ -100,7 +100,7 @@ class Form:
                             raise GatewayError("4003", f"an upload may hold {limit} bytes")
                         yield piece
                 part = await self._next()
-        except (ValueError, RuntimeError, AssertionError, web.HTTPException, web.RequestPayloadError) as error:
+        except (ValueError, RuntimeError, AssertionError, *DAMAGED_BODY) as error:
             raise GatewayError("4003", "the multipart body is damaged") from error
         yield head + f"--{boundary}--\r\n".encode()
 

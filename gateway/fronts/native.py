@@ -35,8 +35,12 @@ async def read_call(
     path, _, raw_query = request.raw_path.partition("?")
     key, secret = _credentials(request.headers.get("Authorization"))
     query = raw_query.partition("#")[0]
+    fault = None  # of the query; a missing argument is told before it
     if query:
-        query = _split_query(query, own)
+        try:
+            query = _split_query(query, own)
+        except GatewayError as error:
+            fault = error
     verb = "GET" if request.method == "HEAD" else request.method
     name = name_from_path(path)
     if verb not in VERBS:
@@ -55,6 +59,8 @@ async def read_call(
         check_required(method, arguments.values)
         if arguments.values:
             arguments = with_default_model(arguments, name, known.default_models)
+    if fault is not None:
+        raise fault
     call = Call(
         request_id=request_id,
         front="native",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +22,7 @@ from gateway.progress import SUCCESS, Progress
 from gateway.sse import Event, EventSplitter, EventTooLarge, encode_event, separator
 from gateway.types import Account, CallCounts, Document, PerCall, RenderingRefused
 from gateway.upstream.body import LAST_CHUNK, frame
-from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection, broke_off
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead
 
 LOG = logging.getLogger("gateway.answers")
@@ -29,6 +30,7 @@ LOG = logging.getLogger("gateway.answers")
 STREAM_FIELDS = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 JSON_TYPE = "application/json"
 DONE = b"[DONE]"
+_DONE_LINE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][\r\n]")
 ENDS_WITH_DONE = frozenset({"v1/chat/completions", "v1/completions"})
 
 
@@ -138,16 +140,14 @@ class Writer:
         if client.bodyless:
             await client.write(first)
         elif spec is None or spec.name == "json":
-            await self._relay(link, head, first)
+            await self._relay(link, first)
         else:
-            await self._reformat(link, spec, first)
+            await self._reformat(link, head, spec, first)
 
-    async def _relay(self, link: UpstreamConnection, head: ResponseHead, first: bytes) -> None:
+    async def _relay(self, link: UpstreamConnection, first: bytes) -> None:
         client, progress = self._client, self._progress
         try:
-            await link.relay(client.connection, first, chunked=client.http11)
-            if head.length == UNTIL_CLOSE and not _looks_whole(link.tail, progress):
-                raise GatewayError("5000", "the upstream's answer broke off in the middle")
+            await link.relay(client.connection, first, chunked=client.http11, looks_whole=self._looks_whole)
             progress.outcome = SUCCESS
         except GatewayError as error:
             progress.outcome = error.code
@@ -158,8 +158,9 @@ class Writer:
         finally:
             self._note(link)
 
-    async def _reformat(self, link: UpstreamConnection, spec: FormatterSpec, first: bytes) -> None:
+    async def _reformat(self, link: UpstreamConnection, head: ResponseHead, spec: FormatterSpec, first: bytes) -> None:
         client, progress = self._client, self._progress
+        event: Event | None = None
         splitter = EventSplitter(self._writing.stream.max_event_bytes)
         await client.write(first)
         progress.first_byte_at = client.connection.now()
@@ -169,8 +170,9 @@ class Writer:
                     encoded = await self._event(spec, event)
                     await client.write(self._framed(encoded))
                     client.sent_bytes += len(encoded)
-            if splitter.rest.strip():
-                raise GatewayError("5000", "the upstream's answer broke off in the middle of an event")
+            last = event.raw if event is not None else b""
+            if splitter.rest.strip() or (head.length == UNTIL_CLOSE and not self._looks_whole(last)):
+                raise broke_off()
             if client.http11:
                 await client.write(LAST_CHUNK)
             progress.outcome = SUCCESS
@@ -255,13 +257,14 @@ class Writer:
         self._progress.first_byte_at = link.first_body_at
         self._client.sent_bytes += link.relayed_bytes
 
-
-def _looks_whole(tail: bytes, progress: Progress) -> bool:
-    """Whether a stream that ended with its connection, which a cut may do too, ended like a finished one."""
-    if separator(tail) != b"":
-        return False
-    method = progress.call.method if progress.call is not None else ""
-    return DONE in tail[-64:] if method in ENDS_WITH_DONE else bool(tail)
+    def _looks_whole(self, tail: bytes) -> bool:
+        """Whether a stream that ended with its connection, which a cut may do too, ended like a finished one."""
+        if separator(tail) != b"":
+            return False
+        call = self._progress.call
+        if call is not None and call.method in ENDS_WITH_DONE:
+            return _DONE_LINE.search(tail) is not None
+        return bool(tail)
 
 
 def _error_event(error: GatewayError) -> bytes:

@@ -52,7 +52,7 @@ class CloseBody:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payload in `data`: all of it."""
-        return [data]
+        return [data] if data else []
 
     def end_of_stream(self) -> bool:
         """Whether the body is whole now that the connection has ended: always."""

@@ -8,11 +8,11 @@ re-formatted). It knows nothing of accounts, formats or error envelopes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.errors import GatewayError
-from gateway.upstream.body import LAST_CHUNK, Body, ChunkedBody, body_of, frame
+from gateway.upstream.body import LAST_CHUNK, Body, ChunkedBody, CloseBody, body_of, frame
 from gateway.upstream.head import CHUNKED, MAX_HEAD_BYTES, ResponseHead, nonsense, parse_head
 
 if TYPE_CHECKING:
@@ -132,8 +132,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the upstream."""
-        self.read_at = self._now()
         state = self.state
+        if state != HEAD:  # interim answers and a head in drops do not put off the first byte's deadline
+            self.read_at = self._now()
         try:
             if state == RELAY_CHUNKS:
                 self._relay_chunks(data)
@@ -234,12 +235,14 @@ class UpstreamConnection(asyncio.Protocol):
                     raise self._error
                 await self._sleep()
 
-    async def relay(self, client: ClientSide, head: bytes, *, chunked: bool) -> None:
+    async def relay(
+        self, client: ClientSide, head: bytes, *, chunked: bool, looks_whole: Callable[[bytes], bool] | None = None
+    ) -> None:
         """Writes `head` and then the body to the client as it arrives, until its clean end.
 
         `chunked`: the client is sent chunks, the upstream's own where it sends chunks too, one for each read otherwise;
-        without it the payload is written bare. Raises what broke the body off; `append` then says how a last payload
-        may be added.
+        without it the payload is written bare. `looks_whole` judges the tail of a body that ended with its connection,
+        which a cut may do too. Raises what broke the body off; `append` then says how a last payload may be added.
         """
         transport = client.transport
         if transport is None:
@@ -264,6 +267,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.resume()
             while self.state != ENDED:
                 await self._wait()
+            if looks_whole is not None and isinstance(self._body, CloseBody) and not looks_whole(self.tail):
+                raise broke_off()
             if chunked and not self._own_chunks:
                 transport.write(LAST_CHUNK)
         finally:
@@ -346,6 +351,7 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status >= 200:  # the others are interim
                 self.state = COLLECT if head.media_type == b"application/json" else HOLD
                 self.head = head
+                self.read_at = self._now()
                 self._body = body_of(head)
                 self._framing_kept = self.state == HOLD and head.length == CHUNKED
                 self._head_bytes = b""
