@@ -70,16 +70,16 @@ class Road:
     ids: CallIds
     store: SqliteStore
 
-    async def custom(self, client: Client, platform: str, api_name: str | None) -> None:
+    def custom(self, client: Client, platform: str, api_name: str | None) -> Awaitable[None]:
         """A call of the documented API, at `/{platform}/{api_name}`."""
         progress = self._begin(client, "custom")
         if api_name is not None:
             progress.asked["api_name"] = api_name
-        await self._guard(client, progress, custom_reading.read_call, platform)
+        return self._guard(client, progress, custom_reading.read_call, platform)
 
-    async def native(self, client: Client) -> None:
+    def native(self, client: Client) -> Awaitable[None]:
         """A call of OpenAI's own API, at `/v1/…`."""
-        await self._guard(client, self._begin(client, "native"), native.read_call, "openai")
+        return self._guard(client, self._begin(client, "native"), native.read_call, "openai")
 
     async def _answer(self, client: Client, progress: Progress, read: Read, platform: str) -> None:
         """The road itself."""
@@ -102,9 +102,9 @@ class Road:
         name, methods = call.method, self.settings.methods
         if platform != "openai" or api_name != "custom":
             raise GatewayError("4010", "there is no such platform or api_name; calls go to /openai/custom/")
-        if not is_relayed(name) or matches_any(name, methods.closed):
+        if not is_relayed(name) or (methods.closed and matches_any(name, methods.closed)):
             raise GatewayError("4010", f"there is no method {name}", param="method")
-        if matches_any(name, methods.maintenance):
+        if methods.maintenance and matches_any(name, methods.maintenance):
             raise GatewayError("4009", f"{name} is in maintenance", param="method")
         self.accounts.check_method(account, name)
 
@@ -199,11 +199,11 @@ class Road:
     def _passed_fields(self, head: ResponseHead) -> str:
         """The upstream's headers that a client may see, as lines."""
         allowed = self.upstream.pass_headers
-        return "".join(
-            f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
-            for name, value in head.headers
-            if name in allowed
-        )
+        lines = ""
+        for name, value in head.headers:
+            if name in allowed:
+                lines += f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
+        return lines
 
     # the beginning and the end of every call
 

@@ -45,11 +45,13 @@ class ClientConnection(web.RequestHandler):
         "_write_paused_since",
         "_written_mark",
         "client_ip",
+        "now",
         "relay",
     )
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
+        self.now = loop.time  # in seconds
         self.relay: UpstreamConnection | None = None
         self.client_ip = ""
         self._head_since: float | None = loop.time()
@@ -113,10 +115,6 @@ class ClientConnection(web.RequestHandler):
             self.relay.abort()
         super().connection_lost(exc)
 
-    def now(self) -> float:
-        """The loop's time in seconds."""
-        return self._loop.time()
-
     async def drain(self) -> None:
         """Waits until the client has read enough of what was written to it."""
         await self._drain_helper()
@@ -130,6 +128,10 @@ class ClientConnection(web.RequestHandler):
         if self._body_since is not None:
             self._body_waited_s += self._loop.time() - self._body_since
             self._body_since = None
+
+    def forgo_body(self) -> None:
+        """Closes right behind the answer: aiohttp would unpack the rest of a bomb for seconds, only to drop it."""
+        self._lingering_time = 0.0
 
     @property
     def waiting_for_request(self) -> bool:
@@ -176,8 +178,8 @@ class ClientConnection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
         response = web.Response(
-            status=400 if status < 500 else 500, body=_MALFORMED, headers={"X-Error-Code": "4003", "Server": "gateway"},
-            content_type="application/json",
+            status=400 if status < 500 else 500, body=_MALFORMED, content_type="application/json",
+            headers={"X-Error-Code": "4003", "Server": "gateway", "Connection": "close"},
         )  # fmt: skip
         response.force_close()
         return response
@@ -185,7 +187,8 @@ class ClientConnection(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:  # as above
         """Names the failure; aiohttp's own text and the traceback's values may quote a request."""
         exc = kw.get("exc_info")
-        LOG.error("a connection failed: %s", type(exc).__name__)
+        level = logging.INFO if isinstance(exc, web.RequestPayloadError) else logging.ERROR  # INFO: the client's fault
+        LOG.log(level, "a connection failed: %s", type(exc).__name__)
 
 
 class Server(web.Server):

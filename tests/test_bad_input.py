@@ -1,4 +1,4 @@
-"""Input that means harm or makes no sense: a clear refusal, in bounded time and memory, and nothing reaches the upstream."""
+"""Input that means harm or makes no sense: a clear refusal in bounded time and memory, and nothing for the upstream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import quote, quote_from_bytes, urlencode
 
-import brotli
+import brotli  # type: ignore[import-untyped]  # it has none
 import pytest
 
 from tests.chaos import Chaos, json_answer
@@ -140,7 +140,8 @@ async def test_arguments_that_are_no_json_object_are_4003(
 
 async def test_what_looks_odd_and_is_json_goes_on_untouched(own_gateway: Gateway, upstream: Chaos) -> None:
     text = (
-        b' {"": "\\u0000", "a": 1.50, "b": 12345678901234567890123, "c": -0, "d": 5e-324, "e": "\\ud83d\\ude00 \xf0\x9f\x98\x80",'
+        b' {"": "\\u0000", "a": 1.50, "b": 12345678901234567890123, "c": -0, "d": 5e-324,'
+        b' "e": "\\ud83d\\ude00 \xf0\x9f\x98\x80",'
         b' "nested": ' + b"[" * 248 + b"]" * 248 + b"}\r\n"
     )
     assert code_of(await native(own_gateway, "POST", "/v1/responses", text)) == "0000"
@@ -152,18 +153,25 @@ async def test_what_looks_odd_and_is_json_goes_on_untouched(own_gateway: Gateway
 # Bodies that are too large
 
 
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """An answer with a Content-Length; the connection may stay open behind it."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(parse_answer(head).headers["content-length"])
+    return parse_answer(head + await reader.readexactly(length))
+
+
 async def send_endlessly(gateway: Gateway, head: bytes, piece: bytes, count: int) -> Answer:
     """Sends up to `count` pieces, and reads the answer when there is one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     try:
         writer.write(head)
-        answering = asyncio.ensure_future(reader.readuntil(b"}"))
+        answering = asyncio.ensure_future(read_answer(reader))
         for _ in range(count):
             if answering.done():
                 break
             writer.write(piece)
             await writer.drain()
-        return parse_answer(await answering + await reader.read(65_536))
+        return await answering
     finally:
         writer.close()
 
@@ -364,9 +372,9 @@ async def test_credentials_of_any_length_are_just_wrong(own_gateway: Gateway, fr
 
 CLIMBERS = [
     "v1/../admin", "v1/..", "v1/models/..", "v1/./models", "v1//models", "v1/models//", "v1/%2e%2e/admin", "v1/%2E./x",
-    "v1/%252e%252e/admin", "v1/..%2fadmin", "v1/..%5cadmin", "v1\\..\\admin", "v1/models?x=1", "v1/models?", "v1/models#x",
+    "v1/%252e%252e/admin", "v1/..%2fadmin", "v1/..%5cadmin", "v1/a\\b", "v1/models?x=1", "v1/models?", "v1/a#x",
     "v1/models%3Fx", "v1/models x", "v1/models\t", "v1/models\r\nX-Evil: 1", "v1/models\nX-Evil: 1", "v1/models\0",
-    "v1/models\x7f", "v1/模型", "v1/\u2025/x", "v1/" + "a" * 600, 'v1/"', "v1/<a>", "v1/{id}", "v1/[a]", "v1/a|b", "v1/a^b",
+    "v1/models\x7f", "v1/模型", "v1/\u2025/x", "v1/" + "a" * 600, 'v1/"', "v1/<a>", "v1/{id}", "v1/[a]", "v1/a|b",
 ]  # fmt: skip
 ELSEWHERE = [
     "../v1/models", "//{host}/v1/models", "http://{host}/v1/models", "https://{host}/v1/models", "http:{host}", "file:///etc/passwd",
@@ -391,7 +399,7 @@ async def test_a_method_of_the_custom_front_cannot_climb_out(
 async def test_a_path_of_the_native_front_cannot_climb_out(own_gateway: Gateway, upstream: Chaos, method: str) -> None:
     """Neither percent-encoded nor, where a request line can hold it, as it is."""
     targets = ["/" + quote(method, safe="/:")]
-    if method.isascii() and method.isprintable() and not set(method) & set(" ?#"):
+    if method.startswith("v1/") and method.isascii() and method.isprintable() and not set(method) & set(" ?#"):
         targets.append(f"/{method}")
     for target in targets:
         headers = {"Authorization": f"Bearer {own_gateway.token}", "Connection": "close"}
@@ -474,11 +482,9 @@ async def test_after_a_refusal_the_connection_carries_the_next_call(
     target = custom_path(own_gateway, method="v1/responses") if front == "custom" else "/v1/responses"
     headers = {**JSON, "Authorization": f"Bearer {own_gateway.token}"}
     reader, writer = await asyncio.open_connection("127.0.0.1", own_gateway.port)
-    for body, code in ((b"[", b"4003"), (b"{}", b"0000"), (b'{"a":NaN}', b"4003"), (b'{"b":1}', b"0000")):
+    for body, code in ((b"[", "4003"), (b"{}", "0000"), (b'{"a":NaN}', "4003"), (b'{"b":1}', "0000")):
         writer.write(request_bytes("POST", target, body, headers))
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert b"X-Error-Code: " + code in head
-        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        assert code_of(await read_answer(reader)) == code
     writer.close()
     assert [request.method for request in upstream.exchanges] == ["GET" if front == "custom" else "POST", "POST"]
 

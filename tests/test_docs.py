@@ -308,7 +308,7 @@ def test_every_configuration_key_is_described_with_its_default() -> None:
         if section := re.fullmatch(r"`\[+(\w+)\]+`", heading):
             for cells in rows[2:]:
                 described[f"{section[1]}.{cells[0].strip('`')}"] = tomllib.loads(f"x = {cells[1].strip('`')}")["x"]
-    actual = {}
+    actual: dict[str, object] = {}
     for section_name, section_type in key_types(Settings).items():
         settings = UpstreamSettings if section_name == "upstream" else section_type
         defaults: dict[str, Any] = msgspec.to_builtins(settings())

@@ -18,12 +18,13 @@ MEBIBYTE = 1024 * 1024
 
 def form(*parts: tuple[str, str | None, bytes], content_type: str = "audio/mpeg") -> bytes:
     """A multipart body; a part is a name, a filename (None: a field) and its content."""
-    body = b""
+    body = []
     for name, filename, content in parts:
         disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename is not None else "")
         kind = f"\r\nContent-Type: {content_type}" if filename is not None else ""
-        body += f"--{BOUNDARY}\r\nContent-Disposition: {disposition}{kind}\r\n\r\n".encode() + content + b"\r\n"
-    return body + f"--{BOUNDARY}--\r\n".encode()
+        head = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}{kind}\r\n\r\n"
+        body += [head.encode(), content, b"\r\n"]
+    return b"".join([*body, f"--{BOUNDARY}--\r\n".encode()])
 
 
 def fields(values: Mapping[str, str]) -> list[tuple[str, str | None, bytes]]:

@@ -39,11 +39,11 @@ class Client:
     """
 
     __slots__ = (
-        "_trusted",
         "bodyless",
         "connection",
         "cors",
         "http11",
+        "ip",
         "keep_alive",
         "request",
         "sent_at",
@@ -56,9 +56,10 @@ class Client:
         self, request: web.BaseRequest, settings: ServerSettings, *, trusted: Networks = (), draining: bool = False
     ) -> None:
         self.request = request
-        self._trusted = trusted
         self.settings = settings
-        self.connection = cast(ClientConnection, request.protocol)
+        self.connection = connection = cast(ClientConnection, request.protocol)
+        # The caller's address: the peer's, or the one a trusted proxy names.
+        self.ip = _forwarded_for(connection.client_ip, request, trusted) if trusted else connection.client_ip
         self.http11 = request.version >= (1, 1)
         # HTTP/1.0 clients that ask for keep-alive get a closed connection: the honest answer to the older protocol.
         self.keep_alive = self.http11 and request.keep_alive and not draining
@@ -68,13 +69,12 @@ class Client:
         self.sent_bytes = 0
         self.sent_at: float | None = None
 
-    @property
-    def ip(self) -> str:
-        """The caller's address: the peer's, or the one a trusted proxy names."""
-        peer = self.connection.client_ip
-        return _forwarded_for(peer, self.request, self._trusted) if self._trusted else peer
-
     # the request's body
+
+    def body_with_head(self) -> bytes | None:
+        """The whole body where it came together with the head, as most do; None where `read_body` must wait for it."""
+        content = self.request.content
+        return content.read_nowait(-1) if content.is_eof() else None
 
     async def read_body(self, limit_bytes: int) -> bytes | None:
         """The whole body, or None once it has proved longer than `limit_bytes`; then what was read is lost.
@@ -82,8 +82,8 @@ class Client:
         Raises 4003 for a body that is not what its headers say.
         """
         content = self.request.content
-        if content.is_eof():  # it came together with the head
-            body = content.read_nowait(-1)
+        body = self.body_with_head()
+        if body is not None:
             return body if len(body) <= limit_bytes else None
         if self.content_length is not None and self.content_length > limit_bytes:
             return None
@@ -156,6 +156,8 @@ class Client:
         """
         if not self.request.content.is_eof():
             self.keep_alive = False  # the rest of the body would be taken for a request
+            if "Content-Encoding" in self.request.headers:
+                self.connection.forgo_body()
         if status == 204:  # RFC 9110, section 8.6: no length, for there is no body
             framing = ""
         elif length is not None:

@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 from gateway.formatting import read_object
 from gateway.fronts.client import SMALL_BODY_BYTES, Client
 from gateway.fronts.multipart import Form
-from gateway.fronts.reading import Authenticate, Reading, Upload, parse_pairs, with_default_model, with_members
+from gateway.fronts.reading import Authenticate, Reading, Upload, decode, split_pairs, with_default_model, with_members
 from gateway.methods import TEXT_ARGUMENTS, TEXT_OR_LIST_ARGUMENTS, Method, check_name, check_required, known_method
 from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue
 
@@ -61,6 +61,14 @@ class _Parameters:
             self.add_flat(name, flat_json(name, value))
             self.texts.append((name, value))
 
+    def add_encoded(self, raw: str) -> None:
+        """The parameters of a query string or a form."""
+        for name, value in split_pairs(raw):
+            try:
+                self.add(decode(name), decode(value))
+            except GatewayError as error:
+                self.lose(error)
+
     def add_own(self, name: str, value: str) -> None:
         """One of the gateway's own parameters."""
         name = "method" if name == "api" else name
@@ -75,6 +83,11 @@ class _Parameters:
     def wrong(self, fault: GatewayError) -> None:
         """Remembers the first fault."""
         self.fault = self.fault or fault
+
+    def lose(self, fault: GatewayError) -> None:
+        """Remembers that something could not be read, so that nobody misses what may stand in it."""
+        self.unread = True
+        self.wrong(fault)
 
 
 async def read_call(
@@ -99,15 +112,13 @@ async def read_call(
 
 async def _collect(parameters: _Parameters, client: Client, query: str, authenticate: Authenticate) -> None:
     try:
-        for name, value in parse_pairs(query):
-            parameters.add(name, value)
+        parameters.add_encoded(query)
         if client.has_body:
             await _collect_body(parameters, client, authenticate)
     except GatewayError as error:
         if error.code.code != "4003":
             raise
-        parameters.unread = True
-        parameters.wrong(error)
+        parameters.lose(error)
 
 
 async def _collect_body(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:
@@ -139,8 +150,7 @@ async def _collect_body(parameters: _Parameters, client: Client, authenticate: A
     if media_type == "application/json" or body.lstrip()[:1] in {b"{", b"["}:
         _add_json(parameters, body)
     elif media_type in {"application/x-www-form-urlencoded", "application/octet-stream", "text/plain"}:
-        for name, value in parse_pairs(_form_text(body)):
-            parameters.add(name, value)
+        parameters.add_encoded(_form_text(body))
     else:
         raise GatewayError("4003", "a body is a form, JSON or multipart/form-data")
 
@@ -191,7 +201,6 @@ def flat_json(name: str, value: str) -> bytes:
 def _call(parameters: _Parameters, client: Client, known: Known, request_id: str) -> tuple[Call, Upload | None]:
     """Puts the call together, in the order in which its faults are told."""
     own = parameters.own
-    fault = parameters.fault
     name = own["method"]
     arguments = NO_ARGUMENTS
     method: Method | None = None
@@ -200,15 +209,14 @@ def _call(parameters: _Parameters, client: Client, known: Known, request_id: str
         method = known_method(name)
         arguments = _arguments(parameters)
     except GatewayError as error:
-        fault = fault or error
-        parameters.unread = True
+        parameters.lose(error)
     files = parameters.form.files if parameters.form is not None else ()
     if not parameters.unread:
         deleting = own.get("_method") == "DELETE" or client.request.method == "DELETE"
         check_required(None if deleting else method, arguments.values)
         if method is not None and method.file and method.takes_arguments and not (files or deleting):
             _check_file(method, arguments)
-        fault = fault or _wrong_value(own, known)
+    fault = parameters.fault or _wrong_value(own, known)
     if fault is not None:
         raise fault
     verb = _verb(own, client, method, bool(arguments.values), bool(files))

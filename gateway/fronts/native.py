@@ -68,9 +68,9 @@ async def read_call(
         verb=verb,
         arguments=arguments,
         query=query,
-        result_type=_one_of(own, "result_type", known.result_types),
-        lang=_one_of(own, "lang", known.languages),
-        cache=_one_of(own, "cache", ("yes", "no")) == "yes",
+        result_type=_one_of(own, "result_type", known.result_types) if own else None,
+        lang=_one_of(own, "lang", known.languages) if own else None,
+        cache=_one_of(own, "cache", ("yes", "no")) == "yes" if own else False,
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,
     )

@@ -36,20 +36,15 @@ class Reading(PerCall, frozen=True):
     headers: str = ""  # header lines that go upstream as they are
 
 
-def parse_pairs(raw: str) -> list[tuple[str, str]]:
-    """The pairs of a query string or a form, decoded; empty parts (`a=1&&b=2`) are passed over.
+def split_pairs(raw: str) -> list[tuple[str, str]]:
+    """The pairs of a query string or a form, still encoded; empty parts (`a=1&&b=2`) are passed over.
 
-    Raises 4003 for text that is not UTF-8 and for more than MAX_PARAMETERS pairs.
+    Raises 4003 for more than MAX_PARAMETERS pairs.
     """
     parts = raw.split("&", MAX_PARAMETERS)
     if len(parts) > MAX_PARAMETERS:
         raise GatewayError("4003", f"more than {MAX_PARAMETERS} parameters")
-    pairs = []
-    for part in parts:
-        if part:
-            name, _, value = part.partition("=")
-            pairs.append((decode(name), decode(value)))
-    return pairs
+    return [(name, value) for name, _, value in (part.partition("=") for part in parts if part)]
 
 
 def decode(text: str) -> str:
@@ -80,7 +75,6 @@ def with_members(arguments: Arguments, members: Mapping[str, bytes], values: Map
 
 def with_default_model(arguments: Arguments, method: str, defaults: Mapping[str, str]) -> Arguments:
     """Arguments with the operator's model for the method, where they name none."""
-    model = defaults.get(method)
-    if model is None or "model" in arguments.values:
+    if "model" in arguments.values or (model := defaults.get(method)) is None:
         return arguments
     return with_members(arguments, {"model": orjson.dumps(model)}, {"model": model})

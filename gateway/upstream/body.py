@@ -1,13 +1,14 @@
 """Where an upstream's body ends: three framings, each fed with what was read, each giving back payload.
 
 Pure: no I/O. `feed` returns the payload's pieces; `done` tells that the body is whole; `surplus` that bytes followed
-it, which makes the connection unfit for another request.
+it, which makes the connection unfit for another request; `fault` that the framing is broken behind what was returned.
 """
 
 from __future__ import annotations
 
 import re
 
+from gateway.errors import GatewayError
 from gateway.upstream.head import CHUNKED, UNTIL_CLOSE, ResponseHead, nonsense
 
 _CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -21,6 +22,7 @@ class LengthBody:
     """A body of a known length."""
 
     __slots__ = ("done", "left", "surplus")
+    fault: GatewayError | None = None
 
     def __init__(self, length: int) -> None:
         self.left = length
@@ -45,6 +47,7 @@ class CloseBody:
     """A body that ends where the connection ends: a clean end and a cut look alike, but for a reset."""
 
     __slots__ = ("done", "surplus")
+    fault: GatewayError | None = None
 
     def __init__(self) -> None:
         self.done = False
@@ -67,12 +70,13 @@ class ChunkedBody:
     `_partial` until it is whole, so that what was relayed always stands inside a chunk or between two.
     """
 
-    __slots__ = ("_ending", "_partial", "done", "left", "surplus")
+    __slots__ = ("_ending", "_partial", "done", "fault", "left", "surplus")
 
     def __init__(self) -> None:
         self.left = 0
         self.done = False
         self.surplus = False
+        self.fault: GatewayError | None = None
         self._partial = b""
         self._ending = False
 
@@ -96,34 +100,37 @@ class ChunkedBody:
         framing = framed if framed is not None else []
         position = run = 0  # `run`: where the bytes begin that may be passed on just as they are
         size_read = len(data)
-        while position < size_read and not self.done:
-            if self.left:
-                position = self._inside_chunk(data, position, payload)
-                continue
-            if self._ending:
-                framing.append(data[run:position])
-                position = run = self._trailers(data, position, framing)
-                break
-            head = _CHUNK_HEAD.match(data, position)
-            if head is None:
-                self._hold(data[position:])
-                break
-            size = int(head[1], 16)
-            plain = head.end() - position == len(head[1]) + 2
-            if size == 0:
-                self._ending = True
-                framing.append(data[run:position])
-                run = position = head.end()
-                if position == size_read:
+        try:
+            while position < size_read and not self.done:
+                if self.left:
+                    position = self._inside_chunk(data, position, payload)
+                    continue
+                if self._ending:
+                    framing.append(data[run:position])
+                    position = run = self._trailers(data, position, framing)
                     break
-                continue
-            if head.end() - position > _MAX_CHUNK_LINE_BYTES:
-                raise nonsense("a chunk's head is too long")
-            if not plain:
-                framing += (data[run:position], head[1], _CRLF)
-                run = head.end()
-            self.left = size + 2
-            position = head.end()
+                head = _CHUNK_HEAD.match(data, position)
+                if head is None:
+                    self._hold(data[position:])
+                    break
+                size = int(head[1], 16)
+                plain = head.end() - position == len(head[1]) + 2
+                if size == 0:
+                    self._ending = True
+                    framing.append(data[run:position])
+                    run = position = head.end()
+                    if position == size_read:
+                        break
+                    continue
+                if head.end() - position > _MAX_CHUNK_LINE_BYTES:
+                    raise nonsense("a chunk's head is too long")
+                if not plain:
+                    framing += (data[run:position], head[1], _CRLF)
+                    run = head.end()
+                self.left = size + 2
+                position = head.end()
+        except GatewayError as error:  # what came before the nonsense is the client's
+            self.fault = error
         if framed is not None and run < position:
             framing.append(data if run == 0 and position == size_read else data[run:position])
         return payload
@@ -131,15 +138,13 @@ class ChunkedBody:
     def _inside_chunk(self, data: bytes, position: int, payload: list[bytes]) -> int:
         """Reads on in the current chunk; returns the new position."""
         end = min(position + self.left, len(data))
-        payload_end = min(end, position + self.left - 2)
-        if payload_end > position:
-            payload.append(data[position:payload_end])
-        else:
-            payload_end = position
+        payload_end = max(position, min(end, position + self.left - 2))
         if end > payload_end:
             closing = 2 - (self.left - (payload_end - position))
             if data[payload_end:end] != _CRLF[closing : closing + end - payload_end]:
                 raise nonsense("a chunk does not end where its length says")
+        if payload_end > position:
+            payload.append(data[position:payload_end])
         self.left -= end - position
         return end
 

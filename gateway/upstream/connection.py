@@ -368,8 +368,8 @@ class UpstreamConnection(asyncio.Protocol):
             pieces = body.feed(data)
         self._pieces += pieces
         self._collected += sum(map(len, pieces))
-        if body.done:
-            self._end()
+        if body.done or body.fault is not None:
+            self._end_if_over(body)
         elif self.state == COLLECT:
             if self._collected > self._collect_limit:
                 self.pause()
@@ -392,20 +392,16 @@ class UpstreamConnection(asyncio.Protocol):
                 self.first_body_at = self.read_at
             return
         framed: list[bytes] = []
-        try:
-            self._note(body.feed(data, framed))
-        finally:  # what came before the nonsense is the client's
-            if framed:
-                target.write(framed[0] if len(framed) == 1 else b"".join(framed))
-        if body.done:
-            self._end()
+        self._note(body.feed(data, framed))
+        if framed:
+            target.write(framed[0] if len(framed) == 1 else b"".join(framed))
+        self._end_if_over(body)
 
     def _relay_payload(self, pieces: list[bytes]) -> None:
         self._note(pieces)
         for piece in self._dressed(pieces):
             cast(asyncio.Transport, self._target).write(piece)
-        if cast(Body, self._body).done:
-            self._end()
+        self._end_if_over(cast(Body, self._body))
 
     def _dressed(self, pieces: list[bytes]) -> list[bytes]:
         """Payload as a relay without the upstream's own chunks sends it."""
@@ -424,9 +420,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._tail = last
         self._tail_is_chunk = False
 
-    def _end(self) -> None:
-        self.state = ENDED
-        self._wake()
+    def _end_if_over(self, body: Body) -> None:
+        if body.done:
+            self.state = ENDED
+            self._wake()
+        elif body.fault is not None:
+            self.fail(body.fault)
 
     def _break(self, error: GatewayError) -> None:
         if self._error is None:

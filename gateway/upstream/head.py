@@ -19,15 +19,17 @@ CHUNKED = -2
 class ResponseHead:
     """Status, headers (names in lower case) and framing of one answer.
 
-    `length` is the body's length in bytes, or CHUNKED, or UNTIL_CLOSE.
+    `length` is the body's length in bytes, or CHUNKED, or UNTIL_CLOSE. `media_type` is the Content-Type without its
+    parameters, in lower case; empty where there is none.
     """
 
-    __slots__ = ("content_type", "headers", "keep_alive", "length", "status")
+    __slots__ = ("content_type", "headers", "keep_alive", "length", "media_type", "status")
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], keep_alive: bool) -> None:
         self.status = status
         self.headers = headers
         self.length, self.content_type = _body_length(status, headers)
+        self.media_type = self.content_type.partition(b";")[0].strip().lower()
         self.keep_alive = keep_alive and self.length != UNTIL_CLOSE
 
     def get(self, name: bytes) -> bytes | None:
@@ -36,11 +38,6 @@ class ResponseHead:
             if header == name:
                 return value
         return None
-
-    @property
-    def media_type(self) -> bytes:
-        """The Content-Type without its parameters, in lower case; empty where there is none."""
-        return self.content_type.partition(b";")[0].strip().lower()
 
 
 class _Collector:
