@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -41,6 +42,10 @@ PASSED_HEADERS = (
     "retry-after-ms", "x-should-retry",
 )  # fmt: skip
 """Headers of the upstream that a client sees; the operator's `pass_headers` are added."""
+
+
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+"""A Host's value (RFC 9110, section 7.2); without the comma, which a name may hold too but which makes a list."""
 
 
 class Application:
@@ -100,10 +105,13 @@ def _say(client: Client, status: int, code: str, reason: str) -> Awaitable[None]
 
 
 def _is_valid(request: web.BaseRequest, path: str) -> bool:
-    """Origin-form target, one Host where HTTP/1.1 demands it, a version that this server speaks."""
-    hosts = request.headers.getall("Host", ())
-    wants_host = request.version >= (1, 1)
-    return path.startswith("/") and (len(hosts) == 1 or (not hosts and not wants_host)) and request.version[0] == 1
+    """Origin-form target, one good Host where HTTP/1.1 demands it, a version and a framing that this server speaks."""
+    headers = request.headers
+    hosts = headers.getall("Host", ())
+    host_fits = _HOST.fullmatch(hosts[0]) is not None if len(hosts) == 1 else not hosts and request.version < (1, 1)
+    coding = headers.get("Transfer-Encoding")
+    chunked = coding is None or coding.lower() == "chunked"  # aiohttp lets "gzip, chunked" pass, and leaves it packed
+    return path.startswith("/") and host_fits and chunked and request.version[0] == 1
 
 
 def _cors(request: web.BaseRequest, origins: tuple[str, ...]) -> str:
@@ -122,7 +130,7 @@ def _preflight(client: Client) -> Awaitable[None]:
     if "Allow-Origin" in client.cors:
         fields += (
             "Access-Control-Allow-Methods: GET, POST, DELETE, PUT, PATCH\r\n"
-            "Access-Control-Allow-Headers: Authorization, Content-Type, OpenAI-Beta, Idempotency-Key\r\n"
+            "Access-Control-Allow-Headers: *, Authorization\r\n"  # SDKs send a dozen of their own
             "Access-Control-Max-Age: 600\r\n"
         )
     return client.send(204, "", b"", fields)
@@ -187,7 +195,6 @@ async def _drain(application: Application, server: Server, site: web.BaseSite, l
     """Accepts no more, lets open calls finish up to the limit."""
     application.draining = True
     await site.stop()
-    server.close_idle()
     LOG.info("draining: %d calls under way", application.under_way)
     if application.under_way:
         with contextlib.suppress(TimeoutError):

@@ -162,7 +162,7 @@ class Road:
                 raise GatewayError("4002", "the upstream answered with a web page")
         body = await link.read(self.upstream.max_answer_bytes)
         text = self._json(body, media_type, status)
-        if status < 300 and text is not None and call.lang is not None:
+        if status < 300 and text is not None and call.lang is not None and not _asks_for_json(call):
             text, progress.translate_status = await self._translate(text, call, progress)
             body = text
         code = SUCCESS if status < 300 else NO_RESULT
@@ -259,6 +259,12 @@ async def _send(link: UpstreamConnection, upload: Upload) -> None:
     if upload.length is None:
         await link.send_more(LAST_CHUNK)
     link.request_whole = True
+
+
+def _asks_for_json(call: Call) -> bool:
+    """Whether the answer's text is JSON for a program to read, which no translation may touch."""
+    asked = call.arguments.values.get("response_format")
+    return isinstance(asked, dict) and str(asked.get("type")).startswith("json")
 
 
 def _is_json(media_type: bytes) -> bool:

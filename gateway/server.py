@@ -215,12 +215,6 @@ class Server(web.Server):
         """The open connections."""
         return cast("list[ClientConnection]", self.connections)
 
-    def close_idle(self) -> None:
-        """Closes the connections on which nothing is under way."""
-        for client in self.clients():
-            if client.waiting_for_request:
-                client.force_close()
-
     def stop_sweeping(self) -> None:
         """Ends the deadlines' timer."""
         self._sweeper.cancel()

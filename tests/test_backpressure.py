@@ -12,7 +12,7 @@ import pytest
 from gateway_plugins.xml import gateway_formatters
 
 from gateway.types import Document
-from tests.chaos import LAST_CHUNK, Chaos, Flood, Send, chunk, head, json_answer, sse_head
+from tests.chaos import LAST_CHUNK, Chaos, Flood, Send, Step, chunk, head, json_answer, sse_head
 from tests.lockstep import UPLOAD_END, Dechunker, call_request, chat_request, upload_request
 from tests.support import Gateway
 
@@ -73,7 +73,7 @@ def repeated_crc(piece: bytes, count: int) -> int:
 async def assert_held_back(gateway: Gateway, request: bytes, answer_head: bytes, piece: bytes, rendered: bytes) -> None:
     """Floods a client that does not read, then lets it read: `rendered` is what it is to get for each piece."""
     count = TOTAL_BYTES // len(piece)
-    upstream = [Send(answer_head), Flood(count * len(piece), chunk(piece)), Send(LAST_CHUNK)]
+    upstream: list[Step] = [Send(answer_head), Flood(count * len(piece), chunk(piece)), Send(LAST_CHUNK)]
     async with (
         asyncio.timeout(60),
         Chaos(upstream, port=gateway.upstream_port) as chaos,

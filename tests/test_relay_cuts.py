@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.chaos import head, sse_head
-from tests.lockstep import CLOSE, Exchange, Lockstep, call_request, chat_request
-from tests.support import Gateway, parse_answer
+from tests.chaos import Chaos, Flood, Hang, ReadBody, Script, Step, Trickle, chunk, head, sse_head, stalled_connect
+from tests.lockstep import CLOSE, UPLOAD_END, Exchange, Lockstep, call_request, chat_request, upload_request
+from tests.support import Gateway, exchange, free_port, gateway_process, parse_answer
 from tests.test_streams import EVENT_STREAM, EVENTS, FRONTS, Body, chunked_body, plain_body
 
 ENDS = ("FIN", "RST")
@@ -73,7 +75,9 @@ def refusal(exchange: Exchange, front: str) -> str:
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("framing", STREAMS)
-def test_a_stream_cut_at_any_byte_ends_with_an_error_event(gateway: Gateway, framing: str, front: str, end: str) -> None:
+def test_a_stream_cut_at_any_byte_ends_with_an_error_event(
+    gateway: Gateway, framing: str, front: str, end: str
+) -> None:
     answer_head, body = STREAMS[framing]
     wire = answer_head + body.wire
     with Lockstep(gateway) as lockstep:
@@ -92,7 +96,6 @@ def assert_cut(exchange: Exchange, body: Body, offset: int) -> None:
     assert not exchange.ended, "a last chunk was sent"
     sent = STREAM[: body.delivered[offset]]
     assert exchange.payload.startswith(sent)
-    unfinished = sent[sent.rfind(b"\n\r\n") + 3 :]
     if sent.endswith((b"data: [DONE]", b"data: [DONE]\n")):
         assert exchange.payload == sent
         return
@@ -101,7 +104,7 @@ def assert_cut(exchange: Exchange, body: Body, offset: int) -> None:
     assert (b"[DONE]" in found) == (sent == STREAM)
     complete = data_of_events(sent)
     assert found[: len(complete)] == complete
-    assert len(found) - len(complete) <= 1, unfinished  # the unfinished event, ended
+    assert len(found) - len(complete) <= 1  # an unfinished event is ended, so that the error is one of its own
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -120,3 +123,100 @@ def test_a_json_answer_cut_at_any_byte_is_an_error(gateway: Gateway, framing: st
                     assert code == "4001"
                 else:
                     assert code in {"4002", "5000"}
+
+
+DEADLINE_S = 0.3
+TOTAL_S = 1.0
+DEADLINES = f"""
+connect_timeout_s = {DEADLINE_S}
+first_byte_timeout_s = {DEADLINE_S}
+idle_timeout_s = {DEADLINE_S}
+total_timeout_s = {TOTAL_S}
+"""
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Gateway]:
+    """A gateway whose deadlines are short."""
+    port = free_port()
+    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1", upstream_config=DEADLINES) as running:
+        running.upstream_port = port
+        yield running
+
+
+async def assert_timed_out(gateway: Gateway, script: Script, *requests: bytes) -> None:
+    """The calls are refused with 4017, and their upstream connections closed. They wait side by side."""
+    async with asyncio.timeout(10), Chaos(script, port=gateway.upstream_port) as chaos:
+        for refused in await asyncio.gather(*(exchange(gateway, request) for request in requests)):
+            assert refused.complete
+            assert refused.status in {200, 504}
+            assert refused.headers["x-error-code"] == "4017"
+            assert b"4017" in refused.body
+        for connection in chaos.connections:
+            await connection.closed.wait()
+
+
+def embeddings(gateway: Gateway) -> list[bytes]:
+    return [closing(call_request(gateway, "v1/embeddings", {"input": "a"}, front)) for front in FRONTS]
+
+
+def closing(request: bytes) -> bytes:
+    return request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+
+
+INTERIM = head(103, ("Link", "</a>"))
+SILENCES: dict[str, Script] = {
+    "no byte": [Hang()],
+    "half a head": [b"HTTP/1.1 200 OK\r\nX: ", Hang()],
+    "a head in drops": [Trickle(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000, pause_s=0.01), Hang()],
+    "interim answers for ever": [Trickle(INTERIM * 1000, size=len(INTERIM), pause_s=0.01), Hang()],
+    "a flood of interim answers": [Flood(None, INTERIM * 1000)],
+    "half an answer": [head(200, JSON_TYPE, ("Content-Length", "100")) + b'{"half": ', Hang()],
+}
+
+
+@pytest.mark.parametrize("script", SILENCES.values(), ids=SILENCES)
+async def test_an_upstream_that_does_not_answer_in_time_is_4017(impatient: Gateway, script: Script) -> None:
+    await assert_timed_out(impatient, script, *embeddings(impatient))
+
+
+async def test_an_upload_that_the_upstream_does_not_take_is_4017(impatient: Gateway) -> None:
+    size = 20_000_000
+    requests = [closing(upload_request(impatient, front, size)) + bytes(size) + UPLOAD_END for front in FRONTS]
+    async with asyncio.timeout(10), Chaos([ReadBody(0), Hang()], port=impatient.upstream_port):
+        for refused in await asyncio.gather(*(exchange(impatient, request) for request in requests)):
+            assert refused.headers["x-error-code"] == "4017"
+
+
+async def test_a_connection_that_does_not_come_about_is_4017() -> None:
+    async with stalled_connect() as base_url:
+        with gateway_process(upstream=base_url, upstream_config=DEADLINES) as gateway:
+            for refused in await asyncio.gather(*(exchange(gateway, request) for request in embeddings(gateway))):
+                assert refused.headers["x-error-code"] == "4017"
+
+
+EVENT = b'data: {"n":1}\n\n'
+STALLS: dict[str, list[bytes | Step]] = {
+    "before the first event": [Hang()],
+    "between two events": [chunk(EVENT), Hang()],
+    "in an event": [chunk(EVENT), chunk(b"data: {"), Hang()],
+    "in a chunk": [chunk(EVENT), b"ff\r\ndata: {", Hang()],
+    "never, but goes on for ever": [Trickle(chunk(EVENT) * 1000, size=len(chunk(EVENT)), pause_s=0.02)],
+}
+
+
+@pytest.mark.parametrize("script", STALLS.values(), ids=STALLS)
+async def test_a_stream_that_stalls_ends_with_an_error_event(impatient: Gateway, script: list[bytes | Step]) -> None:
+    requests = [
+        chat_request(impatient, front, result_type=result_type) for front in FRONTS for result_type in ("json", "jsonu")
+    ]
+    async with asyncio.timeout(10), Chaos([sse_head(), *script], port=impatient.upstream_port) as chaos:
+        for cut in await asyncio.gather(*(exchange(impatient, request) for request in requests)):
+            assert cut.status == 200
+            assert "x-error-code" not in cut.headers
+            assert not cut.complete
+            *events, error = data_of_events(cut.body)
+            assert json.loads(error)["error"]["code"] == "4017"
+            assert events[:1] == [b'{"n":1}'] * (len(script) > 1 or bool(events))
+        for connection in chaos.connections:
+            await connection.closed.wait()

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.errors import GatewayError
 from gateway.upstream.body import LAST_CHUNK, ChunkedBody, CloseBody, LengthBody, body_of, frame
 from gateway.upstream.head import parse_head
-from tests.chaos import chunk, chunked, head, sse_head
-from tests.lockstep import CLOSE, Dechunker, Exchange, Lockstep, call_request, chat_request
+from tests.chaos import chunk, head, sse_head
+from tests.lockstep import CLOSE, Dechunker, Lockstep, chat_request
 from tests.support import Gateway
-from tests.test_relay_cuts import data_of_events, refusal
+from tests.test_relay_cuts import data_of_events
 from tests.test_streams import CHUNKINGS, FRONTS, SHORT_PAYLOAD
 
 TRAILERS = b"0\r\nX-Checksum: 1\r\nX-More: 2\r\n\r\n"

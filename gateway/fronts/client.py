@@ -87,7 +87,7 @@ class Client:
             return body if len(body) <= limit_bytes else None
         if self.content_length is not None and self.content_length > limit_bytes:
             return None
-        self._continue()
+        self.ask_for_body()
         pieces: list[bytes] = []
         size = 0
         self.connection.begin_body()
@@ -107,7 +107,7 @@ class Client:
     async def body_pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives, read no faster than it is taken; 4003 past the operator's limit of uploads."""
         content = self.request.content
-        self._continue()
+        self.ask_for_body()
         size = 0
         try:
             while not content.at_eof():
@@ -141,7 +141,7 @@ class Client:
         """Whether the request carries a body at all."""
         return self.request.body_exists
 
-    def _continue(self) -> None:
+    def ask_for_body(self) -> None:
         """Tells a client that waits for it to go on with its body (RFC 9110, section 10.1.1)."""
         expect = self.request.headers.get("Expect")
         if expect is not None and self.http11 and expect.lower() == "100-continue":

@@ -49,6 +49,7 @@ class Form:
     async def read(self) -> None:
         """Reads all parts of a short body; of a long one those before the first file's content."""
         try:
+            self._client.ask_for_body()
             self._reader = MultipartReader(self._client.request.headers, self._client.request.content)
             while (part := await self._next()) is not None:
                 if part.filename is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -16,6 +16,7 @@ from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import NotJson, Renderer, check_json
 from gateway.fronts.client import Client
 from gateway.fronts.envelope import NOT_GIVEN, Facts, envelope, extended
+from gateway.fronts.keepalive import COMMENT, Keepalive
 from gateway.fronts.native import error_object
 from gateway.hookspecs import FormatterSpec
 from gateway.progress import SUCCESS, Progress
@@ -147,7 +148,8 @@ class Writer:
     async def _relay(self, link: UpstreamConnection, first: bytes) -> None:
         client, progress = self._client, self._progress
         try:
-            await link.relay(client.connection, first, chunked=client.http11, looks_whole=self._looks_whole)
+            with self._kept_alive(link, lambda: link.stands_between_chunks and separator(link.tail) == b""):
+                await link.relay(client.connection, first, chunked=client.http11, looks_whole=self._looks_whole)
             progress.outcome = SUCCESS
         except GatewayError as error:
             progress.outcome = error.code
@@ -165,11 +167,12 @@ class Writer:
         await client.write(first)
         progress.first_byte_at = client.connection.now()
         try:
-            async for piece in link.pieces():
-                for event in splitter.feed(piece):
-                    encoded = await self._event(spec, event)
-                    await client.write(self._framed(encoded))
-                    client.sent_bytes += len(encoded)
+            with self._kept_alive(link, lambda: True):  # events are written whole
+                async for piece in link.pieces():
+                    for event in splitter.feed(piece):
+                        encoded = await self._event(spec, event)
+                        await client.write(self._framed(encoded))
+                        client.sent_bytes += len(encoded)
             last = event.raw if event is not None else b""
             if splitter.rest.strip() or (head.length == UNTIL_CLOSE and not self._looks_whole(last)):
                 raise broke_off()
@@ -181,6 +184,10 @@ class Writer:
             await self._cut(spec, GatewayError("5000", f"an event of the stream is larger than {limit} bytes"))
         except GatewayError as error:
             await self._cut(spec, error)
+
+    def _kept_alive(self, link: UpstreamConnection, may_write: Callable[[], bool]) -> Keepalive:
+        comment = self._framed(COMMENT)
+        return Keepalive(self._client.connection, link, self._writing.stream.keepalive_s, comment, may_write)
 
     async def _cut(self, spec: FormatterSpec, error: GatewayError) -> None:
         self._progress.outcome = error.code

@@ -282,6 +282,11 @@ class UpstreamConnection(asyncio.Protocol):
         return cast(ChunkedBody, self._body).append(payload) if self._own_chunks else frame(payload)
 
     @property
+    def stands_between_chunks(self) -> bool:
+        """Whether a relay could add a chunk of its own just here."""
+        return not self._own_chunks or cast(ChunkedBody, self._body).left == 0
+
+    @property
     def tail(self) -> bytes:
         """The last payload that was relayed: at least 128 bytes of it, where there were as many."""
         if self._tail_is_chunk:

@@ -5,7 +5,7 @@ Pure: bytes in, a value out.
 
 from __future__ import annotations
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.errors import GatewayError
 
@@ -66,7 +66,7 @@ def parse_head(raw: bytes) -> ResponseHead:
         status = parser.get_status_code()
         keep_alive = parser.should_keep_alive()
         version = parser.get_http_version()
-    except HttpParserError as error:
+    except (HttpParserError, HttpParserUpgrade) as error:  # the second is no kind of the first
         raise nonsense(type(error).__name__) from None  # llhttp's text may quote what it read
     if len(collector.headers) > MAX_HEADERS:
         raise nonsense(f"more than {MAX_HEADERS} headers")
@@ -78,14 +78,14 @@ def parse_head(raw: bytes) -> ResponseHead:
 def _body_length(status: int, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
     """RFC 9112, section 6.3: where the body ends, and the Content-Type met on the way.
 
-    What that section lets a client repair (both framings, differing lengths) is refused: nothing honest sends it.
+    What that section lets a client repair (both framings, several lengths) is refused: nothing honest sends it.
     """
     length = UNTIL_CLOSE
     chunked = False
     content_type = b""
     for name, value in headers:
         if name == b"content-length":
-            if not value.isdigit() or len(value) > 18 or length not in {UNTIL_CLOSE, int(value)}:
+            if not value.isdigit() or len(value) > 18 or length != UNTIL_CLOSE:
                 raise nonsense("Content-Length is not one number")
             length = int(value)
         elif name == b"transfer-encoding":
