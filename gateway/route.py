@@ -90,7 +90,8 @@ class Road:
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
         writer = Writer(self.writing, client, progress, self.accounts)
         async with self.upstream.pool.exchange(self._request(reading)) as link:
-            head = await self._response(link, reading.upload)
+            upload = reading.upload
+            head = await (link.answer() if upload is None else self._answer_to_upload(link, upload))
             progress.upstream_s = client.connection.now() - progress.started
             await self._deliver(writer, link, head, call, progress)
 
@@ -103,7 +104,7 @@ class Road:
         if platform != "openai" or api_name != "custom":
             raise GatewayError("4010", "there is no such platform or api_name; calls go to /openai/custom/")
         if not is_relayed(name) or (methods.closed and matches_any(name, methods.closed)):
-            raise GatewayError("4010", f"there is no method {name}", param="method")
+            raise GatewayError("4010", "there is no such method", param="method")
         if methods.maintenance and matches_any(name, methods.maintenance):
             raise GatewayError("4009", f"{name} is in maintenance", param="method")
         self.accounts.check_method(account, name)
@@ -121,10 +122,8 @@ class Road:
         body = call.arguments.text
         return target.request(call.verb, call.method, call.query, "application/json", len(body), reading.headers) + body
 
-    async def _response(self, link: UpstreamConnection, upload: Upload | None) -> ResponseHead:
-        """The head of the upstream's answer; while an upload is sent, it may come before the upload's end."""
-        if upload is None:
-            return await link.answer()
+    async def _answer_to_upload(self, link: UpstreamConnection, upload: Upload) -> ResponseHead:
+        """Sends the upload and waits for the answer's head, which may come before the upload's end."""
         sending = asyncio.ensure_future(_send(link, upload))
         answering = asyncio.ensure_future(link.answer())
         try:
@@ -160,7 +159,9 @@ class Road:
                 return
             if media_type == b"text/html":
                 raise GatewayError("4002", "the upstream answered with a web page")
-        body = await link.read(self.upstream.max_answer_bytes)
+        body = link.whole_body()
+        if body is None:
+            body = await link.read(self.upstream.max_answer_bytes)
         text = self._json(body, media_type, status)
         if status < 300 and text is not None and call.lang is not None and not _asks_for_json(call):
             text, progress.translate_status = await self._translate(text, call, progress)
@@ -283,6 +284,12 @@ def _log_failure(error: BaseException) -> None:
     LOG.error("internal error %s at %s", type(error).__name__, where)
 
 
+def _shown(call: Call) -> str:
+    """The interface, without what the caller wrote into its name: an id, or by mistake a secret."""
+    method = known_method(call.method)
+    return method.pattern if method is not None else "other"
+
+
 def _log_access(client: Client, progress: Progress) -> None:
     """One line a call: the route's template and what came of it, nothing of the query."""
     account = progress.account
@@ -294,7 +301,7 @@ def _log_access(client: Client, progress: Progress) -> None:
         client.request.method if client.request.method.isalpha() else "?",
         "/v1/{method}" if progress.front == "native" else "/{platform}/{api_name}/",
         account.name if account is not None else "-",
-        progress.call.method if progress.call is not None else "-",
+        _shown(progress.call) if progress.call is not None else "-",
         code,
         client.sent_status,
         client.sent_bytes,

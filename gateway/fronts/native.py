@@ -54,7 +54,10 @@ async def read_call(
         if request.content_type == "multipart/form-data":
             upload = Upload(_content_type(client), client.content_length, client.body_pieces())
         else:
-            arguments = await _arguments(client)
+            body = client.body_with_head()
+            if body is None:
+                body = await client.read_body(client.settings.max_json_bytes)
+            arguments = _arguments(body, client.settings.max_json_bytes)
     if upload is None and verb == "POST":
         check_required(method, arguments.values)
         if arguments.values:
@@ -112,12 +115,10 @@ def _one_of(own: dict[str, str], name: str, allowed: Collection[str]) -> str | N
     return value or None
 
 
-async def _arguments(client: Client) -> Arguments:
-    body = await client.read_body(client.settings.max_json_bytes)
-    if body is None:
-        raise GatewayError(
-            "4003", f"a body may hold {client.settings.max_json_bytes} bytes; larger ones are for files only"
-        )
+def _arguments(body: bytes | None, limit_bytes: int) -> Arguments:
+    """The arguments in a JSON body; None is one that was too long to read."""
+    if body is None or len(body) > limit_bytes:
+        raise GatewayError("4003", f"a body may hold {limit_bytes} bytes; larger ones are for files only")
     return Arguments(body, read_object(body)) if body.strip() else NO_ARGUMENTS
 
 

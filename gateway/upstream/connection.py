@@ -203,6 +203,13 @@ class UpstreamConnection(asyncio.Protocol):
             await self._sleep()
         return self.head
 
+    def whole_body(self) -> bytes | None:
+        """The whole body where it is already here and short, as most are; None where `read` must wait for it."""
+        if self.state != ENDED or self._collected > HELD_BYTES:
+            return None
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises 5000 when it is larger than `limit_bytes` or breaks off."""
         if self.state == HOLD:
@@ -327,8 +334,10 @@ class UpstreamConnection(asyncio.Protocol):
             and self.request_whole
             and self.transport is not None
             and not self.transport.is_closing()
-            and cast(ResponseHead, self.head).keep_alive
-            and not cast(Body, self._body).surplus
+            and self.head is not None
+            and self.head.keep_alive
+            and self._body is not None
+            and not self._body.surplus
         )
 
     def make_idle(self) -> None:
@@ -366,15 +375,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _keep(self, data: bytes) -> None:
         """Keeps a read's payload for whoever will take it, and wakes them when there is something to do."""
-        body = cast(Body, self._body)
+        body = self._body
+        assert body is not None  # noqa: S101  # set together with the state; a cast would cost a call on every read
         if self._framing_kept and self.state == HOLD:
             pieces = cast(ChunkedBody, body).feed(data, self._framed)
         else:
             pieces = body.feed(data)
         self._pieces += pieces
-        self._collected += sum(map(len, pieces))
-        if body.done or body.fault is not None:
-            self._end_if_over(body)
+        for piece in pieces:
+            self._collected += len(piece)
+        if body.done:
+            self.state = ENDED
+            self._wake()
+        elif body.fault is not None:
+            self.fail(body.fault)
         elif self.state == COLLECT:
             if self._collected > self._collect_limit:
                 self.pause()
@@ -386,8 +400,9 @@ class UpstreamConnection(asyncio.Protocol):
                 self._wake()
 
     def _relay_chunks(self, data: bytes) -> None:
-        body = cast(ChunkedBody, self._body)
-        target = cast(asyncio.Transport, self._target)
+        body, target = self._body, self._target
+        assert isinstance(body, ChunkedBody)  # noqa: S101  # set together with the state; cheaper than a cast
+        assert target is not None  # noqa: S101
         if len(data) >= _WHOLE_TAIL_BYTES and body.one_chunk(data):
             target.write(data)
             self._tail = data
