@@ -108,9 +108,9 @@ class AccountDirectory:
         if rules is None or rules.account is not account:  # changed since its call began
             rules = _Rules(account)
         if rules.stopped is not None and rules.stopped(method):
-            raise GatewayError("4006", f"{method} is stopped for this account", param="method")
+            raise GatewayError("4006", "the method is stopped for this account", param="method")
         if rules.allowed is not None and not rules.allowed(method):
-            raise GatewayError("4012", f"the account has not been given {method}", param="method")
+            raise GatewayError("4012", "the account has not been given the method", param="method")
 
     def count(self, record: CallRecord) -> None:
         """Counts a finished call, as the store will."""

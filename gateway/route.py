@@ -106,7 +106,7 @@ class Road:
         if not is_relayed(name) or (methods.closed and matches_any(name, methods.closed)):
             raise GatewayError("4010", "there is no such method", param="method")
         if methods.maintenance and matches_any(name, methods.maintenance):
-            raise GatewayError("4009", f"{name} is in maintenance", param="method")
+            raise GatewayError("4009", "the method is in maintenance", param="method")
         self.accounts.check_method(account, name)
 
     def _request(self, reading: Reading) -> bytes:

@@ -12,7 +12,7 @@ from gateway_plugins import jsonu, serialize, var_export, xml
 
 from gateway.hookspecs import FormatterSpec
 from gateway.types import Document
-from tests.chaos import LAST_CHUNK, Chaos, Flood, chunk, head, sse_head
+from tests.chaos import LAST_CHUNK, Chaos, Flood, Script, chunk, head, sse_head
 from tests.lockstep import CLOSE, Lockstep, chat_request
 from tests.support import Gateway, exchange, free_port, gateway_process
 from tests.test_relay_cuts import PIECES, STREAMS, break_off, data_of_events
@@ -177,7 +177,7 @@ ENDLESS = {
 @pytest.mark.parametrize("piece", ENDLESS.values(), ids=ENDLESS)
 async def test_an_event_without_end_is_cut_off_in_bounded_memory(strict: Gateway, piece: bytes, front: str) -> None:
     before = strict.resident_bytes
-    script = [sse_head(), chunk(b"data: 1\n\n"), Flood(None, chunk(piece))]
+    script: Script = [sse_head(), chunk(b"data: 1\n\n"), Flood(None, chunk(piece))]
     async with Chaos(script, port=strict.upstream_port) as chaos:
         cut = await exchange(strict, chat_request(strict, front, result_type="jsonu"))
         await chaos.connections[0].closed.wait()

@@ -75,7 +75,7 @@ async def served_promptly(gateway: Gateway, until: asyncio.Event) -> int:
     while not until.is_set():
         started = time.monotonic()
         assert (await native(gateway, "GET", "/v1/models")).status == 200
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 5.0  # against deadlines that hold the slow ones
         count += 1
         await asyncio.sleep(0.02)
     return count

@@ -133,8 +133,10 @@ class Client:
     @property
     def body_in_hand(self) -> bool:
         """Whether the body is short or already here, so that reading it costs a stranger's call little."""
+        if self.request.content.is_eof():
+            return True
         length = self.content_length
-        return self.request.content.is_eof() or (length is not None and length <= SMALL_BODY_BYTES)
+        return length is not None and length <= SMALL_BODY_BYTES
 
     @property
     def has_body(self) -> bool:

@@ -83,7 +83,7 @@ async def read_call(
 def _credentials(authorization: str | None) -> tuple[str, str]:
     """Key and secret of `Authorization: Bearer KEY:SECRET`; raises 4014 where they are missing."""
     scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if (scheme != "Bearer" and scheme.lower() != "bearer") or not token:
         raise GatewayError("4014", "the header Authorization: Bearer KEY:SECRET is missing", param="key")
     key, _, secret = token.strip().partition(":")
     if not key or not secret:

@@ -200,7 +200,8 @@ class UpstreamConnection(asyncio.Protocol):
         while self.head is None or (self.state == COLLECT and self._collected <= self._collect_limit):
             if self._error is not None:
                 raise self._error
-            await self._sleep()
+            self._waiter = self._pool.loop.create_future()
+            await self._waiter
         return self.head
 
     def whole_body(self) -> bytes | None:

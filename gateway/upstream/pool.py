@@ -61,7 +61,14 @@ class Pool:
 
     async def acquire(self) -> UpstreamConnection:
         """A connection that is the caller's until `release`. Raises 4001 and 4017."""
-        link = self._take_idle() or await self._connect()
+        return self.take_idle() or self._in_use(await self._connect())
+
+    def take_idle(self) -> UpstreamConnection | None:
+        """As `acquire`, where a connection is at hand."""
+        link = self._live_idle()
+        return None if link is None else self._in_use(link)
+
+    def _in_use(self, link: UpstreamConnection) -> UpstreamConnection:
         self._active.add(link)
         return link
 
@@ -85,7 +92,7 @@ class Pool:
         for link in (*self._idle, *self._active):
             link.abort()
 
-    def _take_idle(self) -> UpstreamConnection | None:
+    def _live_idle(self) -> UpstreamConnection | None:
         """The connection that was used last and still lives.
 
         A request is never sent twice: one that was written to a connection which the upstream was just closing may have
@@ -163,7 +170,7 @@ class Exchange:
         self._request = request
 
     async def __aenter__(self) -> UpstreamConnection:
-        self._link = await self._pool.acquire()
+        self._link = self._pool.take_idle() or await self._pool.acquire()
         try:
             self._link.send(self._request)
         except BaseException:

@@ -1,0 +1,193 @@
+"""The language of an answer's text: which texts are translated, and that a failure never costs the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from gateway.hookspecs import TranslatorSpec
+from gateway.translation import languages, translate_answer
+from gateway.types import TranslationContext
+from tests.chaos import Chaos, answer, sse_answer
+from tests.support import Answer, Gateway, call, custom_path, free_port, gateway_process, native
+
+CONTEXT = TranslationContext("v1/chat/completions", "1.0", "someone")
+
+
+async def shout(texts: Sequence[str], context: TranslationContext) -> list[str]:
+    return [text.upper() for text in texts]
+
+
+def translator(translate: Any = shout) -> TranslatorSpec:  # Any: what a faulty plugin returns
+    return TranslatorSpec("loud", "de", str.isupper, translate)
+
+
+async def translated(value: object, translate: Any = shout) -> tuple[Any, str]:
+    text, status = await translate_answer(json.dumps(value).encode(), translator(translate), CONTEXT)
+    return json.loads(text), status
+
+
+async def test_the_documented_texts_are_translated_and_nothing_else() -> None:
+    source = {
+        "id": "cmpl-a",
+        "text": "a transcription",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "one", "refusal": "r"}, "finish_reason": "stop"},
+            {"text": "two", "logprobs": None},
+            {"message": {"content": None, "tool_calls": [{"function": {"arguments": "{}"}}]}},
+            "odd",
+        ],
+        "error": {"message": "no"},
+    }
+    wanted = json.loads(json.dumps(source))
+    wanted["text"] = "A TRANSCRIPTION"
+    wanted["choices"][0]["message"]["content"] = "ONE"
+    wanted["choices"][1]["text"] = "TWO"
+    assert await translated(source) == (wanted, "translated")
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"text": "LOUD",  "n": 1.0}', b'{"text": " "}', b'{"choices": "x"}', b"[1]", b'"text"']
+)
+async def test_what_needs_no_work_stays_as_it_was_written(text: bytes) -> None:
+    assert await translate_answer(text, translator(), CONTEXT) == (text, "already")
+
+
+async def test_without_a_translator_the_source_goes_out_and_says_so() -> None:
+    assert await translate_answer(b'{"text": "a"}', None, CONTEXT) == (b'{"text": "a"}', "unavailable")
+
+
+async def raising(texts: Sequence[str], context: TranslationContext) -> list[str]:
+    raise RuntimeError("a secret")
+
+
+async def too_few(texts: Sequence[str], context: TranslationContext) -> list[str]:
+    return []
+
+
+async def no_texts(texts: Sequence[str], context: TranslationContext) -> list[None]:
+    return [None for _ in texts]
+
+
+async def nothing(texts: Sequence[str], context: TranslationContext) -> None:
+    return None
+
+
+@pytest.mark.parametrize("faulty", [raising, too_few, no_texts, nothing, lambda texts, context: ["not awaitable"]])
+async def test_a_faulty_translator_leaves_the_source(faulty: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert await translated({"text": "a", "choices": [{"text": "b"}]}, faulty) == (
+        {"text": "a", "choices": [{"text": "b"}]},
+        "failed",
+    )
+    assert "translation to loud failed" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+async def test_a_client_that_leaves_ends_the_translation() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(texts: Sequence[str], context: TranslationContext) -> list[str]:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return []
+
+    task = asyncio.create_task(translated({"text": "a"}, hang))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+def test_the_documented_languages_exist_without_any_plugin() -> None:
+    assert languages({}) == ("cn", "en", "ru")
+    assert languages({"ja": translator()}) == ("cn", "en", "ja", "ru")
+
+
+# Through the gateway
+
+PLUGIN = """
+from gateway.hookspecs import TranslatorSpec, hookimpl
+
+
+async def shout(texts, context):
+    return [f"{text.upper()} ({context.method}, {context.account})" for text in texts]
+
+
+async def fail(texts, context):
+    raise RuntimeError("no")
+
+
+@hookimpl
+def gateway_translators():
+    return [TranslatorSpec("loud", "de", str.isupper, shout), TranslatorSpec("en", "en", str.isupper, fail)]
+"""
+SOURCE = '{"choices": [{"message": {"content": "Grüße 你好"}}],  "n": 1.0}'.encode()
+
+
+@pytest.fixture(scope="module")
+def translating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with a translator that works and one that fails."""
+    directory = tmp_path_factory.mktemp("plugins")
+    (directory / "translating.py").write_text(PLUGIN)
+    port = free_port()
+    with gateway_process(f"http://127.0.0.1:{port}/v1", arguments=("--plugins-dir", str(directory))) as gateway:
+        gateway.upstream_port = port
+        yield gateway
+
+
+async def ask(gateway: Gateway, front: str, lang: str) -> Answer:
+    if front == "native":
+        return await native(gateway, "POST", f"/v1/chat/completions?lang={lang}", b'{"messages":[]}')
+    path = custom_path(
+        gateway, method="v1/chat/completions", messages="[]", lang=lang, version="2", result_type="jsonu"
+    )
+    return await call(gateway, "GET", path)
+
+
+@pytest.mark.parametrize("front", ["custom", "native"])
+@pytest.mark.parametrize(
+    ("lang", "content", "status"),
+    [
+        ("", "Grüße 你好", None),
+        ("loud", "GRÜSSE 你好 (v1/chat/completions, tester)", "translated"),
+        ("en", "Grüße 你好", "failed"),
+        ("ru", "Grüße 你好", "unavailable"),
+    ],
+)
+async def test_the_answer_says_how_its_translation_went(
+    translating: Gateway, front: str, lang: str, content: str, status: str | None
+) -> None:
+    async with Chaos(answer(SOURCE), port=translating.upstream_port):
+        got = await ask(translating, front, lang)
+    body = got.json["response"] if front == "custom" else got.json
+    assert body["choices"][0]["message"]["content"] == content
+    assert got.headers.get("x-translate-status") == status
+    if front == "custom":
+        assert (got.json["translate_status"], got.json["translate_language"]) == (status or "", lang)
+    if status != "translated":
+        assert SOURCE in got.body  # not a byte of it is touched
+
+
+@pytest.mark.parametrize("lang", ["", "ru"])
+async def test_a_stream_that_is_not_translated_is_untouched_and_says_so(translating: Gateway, lang: str) -> None:
+    events = [b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n', b"data: [DONE]\n\n"]
+    async with Chaos(sse_answer(events), port=translating.upstream_port):
+        body = b'{"messages":[],"stream":true}'
+        got = await native(translating, "POST", f"/v1/chat/completions?lang={lang}", body)
+    assert got.body == b"".join(events)
+    assert got.headers.get("x-translate-status") == ("unavailable" if lang else None)
+
+
+async def test_an_error_is_not_translated(translating: Gateway) -> None:
+    body = b'{"text": "quiet"}'
+    async with Chaos(answer(body, "application/json", 404), port=translating.upstream_port):
+        got = await native(translating, "GET", "/v1/models/x?lang=loud")
+    assert (got.body, got.headers.get("x-translate-status")) == (body, None)
