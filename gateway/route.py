@@ -159,7 +159,7 @@ class Road:
                 return
             if media_type == b"text/html":
                 raise GatewayError("4002", "the upstream answered with a web page")
-        body = link.whole_body()
+        body = link.whole_body(self.upstream.max_answer_bytes)
         if body is None:
             body = await link.read(self.upstream.max_answer_bytes)
         text = self._json(body, media_type, status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import select
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -154,6 +155,14 @@ class ClientConnection(web.RequestHandler):
             return now - self._write_paused_since > settings.write_timeout_s
         return False
 
+    def has_left_unseen(self) -> bool:
+        """Whether the client has closed while its body was not read on, so that the loop could not see it leave."""
+        if not self._reading_paused or self.transport is None:
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def _plain_request_line(self, data: bytes) -> bytes:
         """The data with a request line's raw UTF-8 percent-encoded: real clients send it, and the parser refuses it."""
         end = data.find(b"\n")
@@ -222,7 +231,7 @@ class Server(web.Server):
     def _sweep(self) -> None:
         now = self._loop.time()
         for client in self.clients():
-            if client.late(now, self._settings) and client.transport is not None:
+            if (client.late(now, self._settings) or client.has_left_unseen()) and client.transport is not None:
                 client.transport.abort()
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +88,35 @@ async def test_the_upstream_of_an_upload_is_left_at_once(gateway: Gateway, front
     await assert_prompt(gateway, request, [ReadBody(1_000_000)])
 
 
+@pytest.mark.parametrize("front", FRONTS)
+async def test_leaving_an_upload_that_stands_still_is_noticed(gateway: Gateway, front: str) -> None:
+    """While the upstream takes nothing the gateway reads nothing either, and still sees its client go."""
+    async with Chaos([ReadBody(0), Hang()], port=gateway.upstream_port) as chaos, asyncio.timeout(30):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(upload_request(gateway, front, size=100_000_000))
+        await chaos.exchange(0)
+        with contextlib.suppress(TimeoutError):  # until nobody takes any more
+            while True:
+                async with asyncio.timeout(1):
+                    writer.write(bytes(65_536))
+                    await writer.drain()
+        open_sockets = sockets(gateway)
+        linger = struct.pack("ii", 1, 0)  # an RST: a FIN would wait behind the bytes that nobody takes
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+        while sockets(gateway) > open_sockets - 2:  # the upstream, which reads nothing, cannot tell
+            await asyncio.sleep(0.05)
+
+
+def sockets(gateway: Gateway) -> int:
+    """How many sockets the gateway holds open."""
+    count = 0
+    for file in Path(f"/proc/{gateway.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            count += str(file.readlink()).startswith("socket:")
+    return count
+
+
 async def test_a_thousand_calls_left_at_every_moment_leave_no_socket_and_no_memory(gateway: Gateway) -> None:
     requests = [chat_request(gateway, front, result_type=kind) for front in FRONTS for kind in ("json", "xml")]
     kinds = [(request, seen) for request in requests for _, seen in MOMENTS.values()]
@@ -110,12 +142,8 @@ async def test_a_thousand_calls_left_at_every_moment_leave_no_socket_and_no_memo
 
     async with asyncio.timeout(60), Chaos([sent_bytes, Hang()], port=gateway.upstream_port) as chaos:
         await call_many(200)
-        sockets_before, resident_before = _open_files(gateway), gateway.resident_bytes
+        sockets_before, resident_before = sockets(gateway), gateway.resident_bytes
         await call_many(1000)
-        while _open_files(gateway) > sockets_before:  # the client's own socket closes a moment later
+        while sockets(gateway) > sockets_before:  # the client's own socket closes a moment later
             await asyncio.sleep(0.01)
     assert gateway.resident_bytes - resident_before < 2_000_000
-
-
-def _open_files(gateway: Gateway) -> int:
-    return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))

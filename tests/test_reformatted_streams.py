@@ -12,9 +12,9 @@ from gateway_plugins import jsonu, serialize, var_export, xml
 
 from gateway.hookspecs import FormatterSpec
 from gateway.types import Document
-from tests.chaos import LAST_CHUNK, Chaos, Flood, Script, chunk, head, sse_head
+from tests.chaos import LAST_CHUNK, Chaos, Flood, Script, chunk, head, sse_answer, sse_head
 from tests.lockstep import CLOSE, Lockstep, chat_request
-from tests.support import Gateway, exchange, free_port, gateway_process
+from tests.support import Gateway, call, custom_path, exchange, free_port, gateway_process
 from tests.test_relay_cuts import PIECES, STREAMS, break_off, data_of_events
 from tests.test_streams import EVENTS, FRONTS, SHORT, Body, chunked_body, plain_body
 
@@ -200,3 +200,13 @@ async def test_an_event_that_cannot_be_rendered_ends_the_stream_with_an_error(ga
     first, error = data_of_events(cut.body)
     assert first == b"1"
     assert json.loads(error)["error"]["code"] == "5000"
+
+
+async def test_a_last_event_without_its_blank_line_counts_where_the_framing_ends_cleanly(gateway: Gateway) -> None:
+    """The byte-exact path calls such a stream finished, and so does this one."""
+    script = sse_answer([b'data: {"a": 1}\n\n', b"data: [DONE]\n"])
+    target = custom_path(gateway, method="v1/chat/completions", messages="[]", stream="true", result_type="jsonu")
+    async with Chaos(script, port=gateway.upstream_port):
+        got = await call(gateway, "GET", target)
+    assert got.body == b'data: {"a": 1}\n\ndata: [DONE]\n\n'
+    assert got.complete

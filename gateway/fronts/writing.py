@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -168,7 +168,7 @@ class Writer:
         progress.first_byte_at = client.connection.now()
         try:
             with self._kept_alive(link, lambda: True):  # events are written whole
-                async for piece in link.pieces():
+                async for piece in _with_last_blank_line(link, head):
                     for event in splitter.feed(piece):
                         encoded = await self._event(spec, event)
                         await client.write(self._framed(encoded))
@@ -272,6 +272,14 @@ class Writer:
         if call is not None and call.method in ENDS_WITH_DONE:
             return _DONE_LINE.search(tail) is not None
         return bool(tail)
+
+
+async def _with_last_blank_line(link: UpstreamConnection, head: ResponseHead) -> AsyncIterator[bytes]:
+    """A stream's pieces; where its framing says that it is whole, its last event is too, blank line or not."""
+    async for piece in link.pieces():
+        yield piece
+    if head.length != UNTIL_CLOSE:
+        yield b"\n\n"
 
 
 def _error_event(error: GatewayError) -> bytes:

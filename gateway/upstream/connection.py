@@ -204,9 +204,9 @@ class UpstreamConnection(asyncio.Protocol):
             await self._waiter
         return self.head
 
-    def whole_body(self) -> bytes | None:
-        """The whole body where it is already here and short, as most are; None where `read` must wait for it."""
-        if self.state != ENDED or self._collected > HELD_BYTES:
+    def whole_body(self, limit_bytes: int) -> bytes | None:
+        """The whole body where it is already here, as most are; None where `read` must wait for it, or refuse it."""
+        if self.state != ENDED or self._collected > limit_bytes:
             return None
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
