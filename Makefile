@@ -77,5 +77,5 @@ node-sdk: $(NODE)
 # Without npm, or without its registry, the one test that wants these packages skips itself and says so.
 $(NODE): tests/node/package-lock.json
 	@if command -v npm >/dev/null; then \
-	  npm ci --prefix tests/node --silent --no-audit --no-fund --ignore-scripts --fetch-retries 1 && touch $@ || \
+	  npm ci --prefix tests/node --loglevel error --no-audit --no-fund --ignore-scripts --fetch-retries 1 && touch $@ || \
 	  echo "npm ci failed" >&2; fi

@@ -20,7 +20,7 @@ from gateway.store.counting import Days, counted_as
 from gateway.store.interface import AccountChanges, StoreError
 from gateway.types import Account, CallCounts, CallRecord
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger("gateway.accounts")
 
 POLL_S = 0.5
 
@@ -73,17 +73,24 @@ class AccountDirectory:
     async def refresh(self) -> None:
         """Takes over what changed in the store since the last time."""
         changes = await asyncio.to_thread(self._source.accounts_since, self._revision)
+        rules = {account.id: _Rules(account) for account in changes.changed}  # what may fail comes before any change
         for account_id in (*changes.deleted, *(account.id for account in changes.changed)):
             if known := self._by_id.pop(account_id, None):
                 self._by_key.pop(known.key, None)
                 del self._rules[account_id]
         for account in changes.changed:
             self._by_id[account.id] = self._by_key[account.key] = account
-            self._rules[account.id] = _Rules(account)
+        self._rules.update(rules)
         self._revision = changes.revision
 
     def find(self, key: str, secret: str, client_ip: str, now: float) -> Account:
-        """The account of these credentials. GatewayError 4004, 4005 or 4007, checked in this order.
+        """The account of these credentials, if it may call. GatewayError 4004, 4005 or 4007, checked in this order."""
+        account = self.identify(key, secret)
+        self.check_access(account, client_ip, now)
+        return account
+
+    def identify(self, key: str, secret: str) -> Account:
+        """The account of these credentials. GatewayError 4004 or 4005.
 
         An unknown key costs the same work as a wrong secret, so that the time of an answer does not tell them apart.
         """
@@ -94,13 +101,16 @@ class AccountDirectory:
             raise GatewayError("4004", "no account has this key", param="key")
         if not matches:
             raise GatewayError("4005", "the secret is wrong", param="secret")
+        return account
+
+    def check_access(self, account: Account, client_ip: str, now: float) -> None:
+        """GatewayError 4005 if the account may not call from this address, 4007 if it may not call at all."""
         if account.allow_from and not _is_allowed(account, client_ip):
             raise GatewayError("4005", "the account does not allow calls from this address")
         if account.stopped:
             raise GatewayError("4007", "the account is stopped")
         if account.expires_at is not None and now >= account.expires_at:
             raise GatewayError("4007", "the account has expired")
-        return account
 
     def check_method(self, account: Account, method: str) -> None:
         """GatewayError 4006 if the method is stopped for the account, then 4012 if it has not been given it."""
@@ -138,13 +148,15 @@ class AccountDirectory:
             except TimeoutError:
                 try:
                     await self.refresh()
-                except StoreError as error:
+                except Exception as error:  # noqa: BLE001  # even a thread that cannot be started: it may pass
                     if not failing:
-                        log.error("accounts cannot be read, those known stay in force: %s", error)
+                        # A StoreError's text is meant for the operator; nobody knows what is in another's.
+                        why = error if isinstance(error, StoreError) else type(error).__name__
+                        LOG.error("accounts cannot be read, those known stay in force: %s", why)
                     failing = True
                 else:
                     if failing:
-                        log.warning("accounts are read again")
+                        LOG.warning("accounts are read again")
                     failing = False
 
 

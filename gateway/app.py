@@ -10,7 +10,8 @@ import re
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -18,14 +19,16 @@ from zoneinfo import ZoneInfo
 from aiohttp import web
 
 from gateway.accounts import AccountDirectory
-from gateway.config import Settings, UpstreamSettings, api_key
+from gateway.config import LogSettings, Settings, UpstreamSettings, api_key
+from gateway.delivery import Delivery
 from gateway.errors import ERROR_CODES, ConfigurationError
 from gateway.formatting import Renderer
 from gateway.fronts.client import Client
-from gateway.fronts.custom_reading import Known
 from gateway.fronts.native import error_object
+from gateway.fronts.reading import Known
 from gateway.fronts.writing import Writing
 from gateway.ids import CallIds, microseconds_of
+from gateway.logs import configure_logging
 from gateway.plugin_loading import Plugins, load_plugins
 from gateway.route import Road, Upstream
 from gateway.server import SENT, SENT_LAST, Server
@@ -36,6 +39,7 @@ from gateway.upstream.pool import Deadlines, Pool
 from gateway.upstream.request import target_of
 
 LOG = logging.getLogger("gateway")
+DRAIN_LOOK_S = 0.05
 
 PASSED_HEADERS = (
     "content-disposition", "content-language", "openai-processing-ms", "openai-version", "retry-after",
@@ -64,6 +68,10 @@ class Application:
         client = Client(request, self._settings.server, trusted=self._trusted, draining=self.draining)
         if self._settings.server.cors_origins:
             client.cors = _cors(request, self._settings.server.cors_origins)
+        client.connection.answer_begun = False
+        if client.connection.has_pipelined:
+            # From Python 3.12 on aiohttp runs handlers eagerly: a row of refusals would not let anyone else in.
+            await asyncio.sleep(0)
         self.under_way += 1
         try:
             await self._dispatch(client, request.raw_path)  # not a coroutine of its own: one less to step through
@@ -179,27 +187,36 @@ async def serve(
 
 def run(settings: Settings, add_account: str) -> int:
     """Serves in this process until it is told to stop, as serve() does; the exit status."""
-    _raise_file_limit()
-    configure_logging(settings)
-    runner_factory = None
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        runner_factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=runner_factory) as runner:
-        runner.run(serve(settings, ready=lambda address: LOG.info("serving at %s", address), add_account=add_account))
+    ready = partial(LOG.info, "serving at %s")
+    run_process(serve(settings, ready=ready, add_account=add_account), settings.log)
     return 0
 
 
+def run_process(main: Coroutine[object, object, None], log: LogSettings) -> None:
+    """Runs `main` as what this process is for: with its log, its limits, and the fastest loop there is."""
+    _raise_file_limit()
+    configure_logging(log)
+    loop_factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main)
+
+
 async def _drain(application: Application, server: Server, site: web.BaseSite, limit_s: float) -> None:
-    """Accepts no more, lets open calls finish up to the limit."""
+    """Accepts no more, lets open calls finish and clients read their answers to the end, up to the limit."""
     application.draining = True
     await site.stop()
     LOG.info("draining: %d calls under way", application.under_way)
-    if application.under_way:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            if application.under_way:
                 await application.idle.wait()
+            # No transport tells when its last byte has gone.
+            while any(client.unsent_bytes for client in server.clients()):  # noqa: ASYNC110
+                await asyncio.sleep(DRAIN_LOOK_S)
     if application.under_way:
         LOG.warning("%d calls did not finish within %g s and are cut", application.under_way, limit_s)
 
@@ -212,8 +229,12 @@ def _road(
     if "json" not in plugins.formatters:
         raise ConfigurationError("plugins: the format json cannot be switched off; errors are written in it")
     return Road(
-        settings=settings,
         known=Known(tuple(plugins.formatters), langs, defaults.model),
+        methods=settings.methods,
+        ids=CallIds(settings.server.node_id, microseconds_of(store.greatest_call_id())),
+        accounts=accounts,
+        upstream=upstream,
+        delivery=_delivery(_upstream(settings), plugins),
         writing=Writing(
             plugins.formatters,
             settings.formats,
@@ -222,12 +243,13 @@ def _road(
             ZoneInfo(defaults.timezone),
             defaults.lang,
         ),
-        translators=dict(plugins.translators),
-        accounts=accounts,
-        upstream=upstream,
-        ids=CallIds(settings.server.node_id, microseconds_of(store.greatest_call_id())),
         store=store,
     )
+
+
+def _delivery(settings: UpstreamSettings, plugins: Plugins) -> Delivery:
+    passed = frozenset(name.lower().encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
+    return Delivery(plugins.translators, passed, settings.max_answer_bytes)
 
 
 def _upstream(settings: Settings) -> UpstreamSettings:
@@ -245,8 +267,7 @@ def _open_upstream(settings: UpstreamSettings, key: str) -> Upstream:
         total_s=settings.total_timeout_s,
         keepalive_s=settings.keepalive_timeout_s,
     )
-    passed = frozenset(name.lower().encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
-    return Upstream(target, Pool(target.host, target.port, target.tls, deadlines), settings.max_answer_bytes, passed)
+    return Upstream(target, Pool(target.host, target.port, target.tls, deadlines))
 
 
 def _directory(settings: Settings) -> Path | None:
@@ -286,13 +307,3 @@ def _raise_file_limit() -> None:
     if soft < hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def configure_logging(settings: Settings) -> None:
-    """The process's log, on standard error, as journald likes it: no time stamps of its own."""
-    logging.basicConfig(level=settings.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True)
-    access = {"all": logging.INFO, "errors": logging.WARNING, "off": logging.CRITICAL}[settings.log.access]
-    logging.getLogger("gateway.access").setLevel(access)
-    logging.getLogger("gateway.aiohttp").setLevel(
-        logging.CRITICAL
-    )  # its text quotes requests; server.py says what is needed

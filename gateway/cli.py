@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 
 class ConfigurationFailed(click.ClickException):
-    """One line on standard error, and status 2."""
+    """A line for each fault on standard error, and status 2."""
 
     exit_code = 2
+
+    def format_message(self) -> str:
+        return self.message.replace("\n", "\nError: ")  # click writes it before the first line only
 
 
 class _Gateway(click.Group):
@@ -99,9 +102,11 @@ def demo(context: click.Context, host: str, port: int) -> None:
 @json_option
 def plugins(plugins_dir: Path | None, config: Path | None, as_json: bool) -> None:
     """List the plugins, where each comes from and which of them serve."""
+    from gateway.config import load_settings
     from gateway.plugin_loading import load_plugins
 
-    rows = load_plugins(_with_plugins_dir(read_settings(config), plugins_dir).plugins).rows
+    settings = load_settings(config, os.environ)  # not read_settings(): there is no store to make a directory for
+    rows = load_plugins(_with_plugins_dir(settings, plugins_dir).plugins).rows
     columns = ("plugin", "source", "kind", "name", "status")
     if as_json:
         print_json([{column: getattr(row, column) for column in columns} for row in rows])
@@ -112,11 +117,19 @@ def plugins(plugins_dir: Path | None, config: Path | None, as_json: bool) -> Non
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Check a configuration: says what is wrong with FILE, or that nothing is. Status 2 for a fault."""
-    from gateway.config import load_settings
+    """Check a configuration: says all that is wrong with FILE, or that nothing is. Status 2 for a fault."""
+    from gateway.config import examine_settings
     from gateway.plugin_loading import load_plugins
 
-    load_plugins(load_settings(file, os.environ).plugins)
+    settings, faults = examine_settings(file, os.environ)
+    lines = [line for each in faults.values() for line in each]
+    if not any(key.startswith("plugins") for key in faults):  # or it is not known which plugins are meant
+        try:
+            load_plugins(settings.plugins)
+        except ConfigurationError as error:
+            lines += [f"{file}: {line}" for line in str(error).splitlines()]
+    if lines:
+        raise ConfigurationError("\n".join(lines))
     click.echo(f"{file}: no faults found")
 
 

@@ -1,6 +1,7 @@
 """The configuration: a TOML file and the environment become frozen settings. The only reader of either.
 
-A key that nobody knows and a value that cannot be are refused with the file, the key and what would be allowed.
+A key that nobody knows and a value that cannot be are refused with the file, the key and what would be allowed, all
+of them at once.
 Environment names are `GATEWAY_SECTION__KEY` (`GATEWAY_SERVER__PORT=9000`) and win over the file; secrets are never in
 the file itself but named by it (`api_key_env`, `api_key_file`), and never in the text of an error.
 """
@@ -163,7 +164,21 @@ class Settings(Section, frozen=True):
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of `path` (None: no file) with the environment laid over them; raises ConfigurationError."""
+    """The settings of `path` (None: no file) with the environment laid over them.
+
+    Raises one ConfigurationError with a line for each fault.
+    """
+    settings, faults = examine_settings(path, environ)
+    if faults:
+        raise ConfigurationError("\n".join(line for lines in faults.values() for line in lines))
+    return settings
+
+
+def examine_settings(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, dict[str, list[str]]]:
+    """The settings, with defaults where there are faults, and the faults' lines by their key.
+
+    Raises ConfigurationError for a file that is not TOML: nothing more is known of it.
+    """
     raw = _read_toml(path) if path else {}
     source = Source(path)
     unknown_variables = _overlay(raw, environ, source)
@@ -171,8 +186,8 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     _check(settings, source)
     named = {settings.store.pepper_env, *(upstream.api_key_env for upstream in settings.upstream)}
     for variable in sorted(unknown_variables - named):
-        raise ConfigurationError(f"environment: {variable}: unknown name; {nearest(variable, _variables())}")
-    return settings
+        source.faults[variable] = [f"environment: {variable}: unknown name; {nearest(variable, _variables())}"]
+    return settings, source.faults
 
 
 def api_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> str:
@@ -246,7 +261,7 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str], source: Source) ->
             continue  # the file's fault, which _settings() reports
         dotted = f"upstream[0].{key}" if section == "upstream" else f"{section}.{key}"
         source.variables[dotted] = variable
-        table[key] = from_text(environ[variable], type_, dotted, source)
+        table[key] = from_text(environ[variable], type_)
     if implied and not {"api_key_env", "api_key_file"} & raw["upstream"][0].keys():
         raw["upstream"][0]["api_key_env"] = "OPENAI_API_KEY"
     return ours - known.keys()
@@ -263,10 +278,11 @@ def _is_from_kubernetes(name: str, value: str) -> bool:
 def _settings(raw: dict[str, Any], source: Source) -> Settings:
     sections = key_types(Settings)
     for name in sorted(raw.keys() - sections.keys()):
-        raise source.error(name, f"unknown section; {nearest(name, sections)}")
+        source.fault(name, f"unknown section; {nearest(name, sections)}")
     upstreams = raw["upstream"]
     if not isinstance(upstreams, list) or not upstreams:
-        raise source.error("upstream", "expected at least one table, written [[upstream]]")
+        source.fault("upstream", "expected at least one table, written [[upstream]]")
+        upstreams = []
     values: dict[str, Any] = {
         name: read_section(raw.get(name, {}), type_, name, source)
         for name, type_ in sections.items()
@@ -283,10 +299,8 @@ def _settings(raw: dict[str, Any], source: Source) -> Settings:
 def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> Settings:
     """The settings with every path absolute and every base_url without its last slash."""
     store = settings.store
-    if source.file is None and "store.url" not in source.variables:
-        url = f"{_SQLITE}{_data_directory(environ)}/gateway/gateway.db"
-    else:
-        url = _located_store(store.url, source)
+    implied = source.file is None and "store.url" not in source.variables
+    url = _store_in_data_directory(environ, source) if implied else _located_store(store.url, source)
     return msgspec.structs.replace(
         settings,
         store=msgspec.structs.replace(store, url=url, pepper_file=source.path(store.pepper_file)),
@@ -304,22 +318,22 @@ def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> S
 
 
 def _located_store(url: str, source: Source) -> str:
-    if not url.startswith("sqlite:"):
-        raise source.error("store.url", f"{scheme(url)} is not supported yet; allowed: sqlite:///FILE")
     file = url.removeprefix(_SQLITE)
-    if file == url or not file or file == ":memory:" or re.search(r"[?#\x00-\x1f\x7f]", file):
-        raise source.error("store.url", "expected sqlite:///FILE, or sqlite:////FILE for an absolute path")
+    if not url.startswith("sqlite:"):
+        source.fault("store.url", f"{scheme(url)} is not supported yet; allowed: sqlite:///FILE")
+    elif file == url or not file or file == ":memory:" or re.search(r"[?#\x00-\x1f\x7f]", file):
+        source.fault("store.url", "expected sqlite:///FILE, or sqlite:////FILE for an absolute path")
     return _SQLITE + source.path(file)
 
 
-def _data_directory(environ: Mapping[str, str]) -> Path:
+def _store_in_data_directory(environ: Mapping[str, str], source: Source) -> str:
     directory = Path(environ.get("XDG_DATA_HOME", ""))
-    if directory.is_absolute():  # the XDG specification: a relative one is ignored
-        return directory
     try:
-        return Path(environ.get("HOME") or Path.home()) / ".local" / "share"
-    except RuntimeError as error:
-        raise ConfigurationError("no home directory for the store: set GATEWAY_STORE__URL or XDG_DATA_HOME") from error
+        if not directory.is_absolute():  # the XDG specification: a relative one is ignored
+            directory = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    except RuntimeError:
+        source.fault("store.url", "no home directory for the store: set GATEWAY_STORE__URL or XDG_DATA_HOME")
+    return f"{_SQLITE}{directory}/gateway/gateway.db"
 
 
 _Check: TypeAlias = tuple[str, Sequence[str], Callable[[str], str | None]]
@@ -337,23 +351,30 @@ def _check(settings: Settings, source: Source) -> None:
         ("plugins.directory", [settings.plugins.directory], path_fault),
     ]
     for i, upstream in enumerate(settings.upstream):
-        checks += _upstream_checks(f"upstream[{i}]", upstream)
-        if upstream.name in [other.name for other in settings.upstream[:i]]:
-            raise source.error(f"upstream[{i}].name", f"another upstream is named {upstream.name!r} too")
-        if upstream.api_key_env and upstream.api_key_file:
-            raise source.error(f"upstream[{i}].api_key_file", "api_key_env is given too: give one of them")
+        checks += _upstream_checks(f"upstream[{i}]", upstream, [other.name for other in settings.upstream[:i]])
+    unread = frozenset(source.faults)  # they hold their defaults, of which there is nothing to say
     for key, values, fault_of in checks:
-        for value in values:
+        for value in values if key not in unread else ():
             if fault := fault_of(value):
-                raise source.error(key, fault)
+                source.fault(key, fault)
 
 
-def _upstream_checks(at: str, upstream: UpstreamSettings) -> list[_Check]:
+def _upstream_checks(at: str, upstream: UpstreamSettings, names: Sequence[str]) -> list[_Check]:
+    """`names` are those of the upstreams before it."""
+
+    def taken(name: str) -> str | None:
+        return f"another upstream is named {name!r} too" if name in names else None
+
+    def one_key_too_many(file: str) -> str | None:
+        return "api_key_env is given too: give one of them" if file and upstream.api_key_env else None
+
     return [
         (f"{at}.name", [upstream.name], name_fault),
+        (f"{at}.name", [upstream.name], taken),
         (f"{at}.base_url", [upstream.base_url], base_url_fault),
         (f"{at}.api_key_env", [upstream.api_key_env], variable_fault),
         (f"{at}.api_key_file", [upstream.api_key_file], path_fault),
+        (f"{at}.api_key_file", [upstream.api_key_file], one_key_too_many),
         (f"{at}.ca_file", [upstream.ca_file], path_fault),
         (f"{at}.pass_headers", upstream.pass_headers, header_fault),
     ]

@@ -1,4 +1,4 @@
-"""Texts and TOML values become typed keys, and a value that cannot be becomes an error that helps.
+"""Texts and TOML values become typed keys, and a value that cannot be becomes a fault that helps.
 
 Knows msgspec and the types of keys, but none of the configuration's sections.
 """
@@ -15,21 +15,20 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from gateway.errors import ConfigurationError
-
 SectionType = TypeVar("SectionType", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where values come from, so that an error can name it: the file, or the environment variable that won over it."""
+    """Where values come from, the file or the environment variable that won over it, and what is wrong with them."""
 
     file: Path | None
     variables: dict[str, str] = field(default_factory=dict)  # dotted key -> environment variable
+    faults: dict[str, list[str]] = field(default_factory=dict)  # dotted key -> lines that name where, key and reason
 
-    def error(self, key: str, reason: str) -> ConfigurationError:
+    def fault(self, key: str, reason: str) -> None:
         where = self.variables.get(key) or (self.file and str(self.file)) or "configuration"
-        return ConfigurationError(f"{where}: {key}: {reason}")
+        self.faults.setdefault(key, []).append(f"{where}: {key}: {reason}")
 
     def path(self, text: str) -> str:
         """A path as the settings hold it: absolute; a relative one starts at the file, without one where we run."""
@@ -41,19 +40,21 @@ def key_types(section: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def read_section(table: object, section: type[SectionType], name: str, source: Source) -> SectionType:
-    """One table as its section; key by key, so that an error knows its key."""
+    """One table as its section, key by key; one with a fault has its default, so that the others are looked at too."""
     if not isinstance(table, dict):
-        raise source.error(name, f"expected a table, written [{name}]")
+        source.fault(name, f"expected a table, written [{name}]")
+        return section()
     types = key_types(section)
     values = {}
     for key, value in table.items():
         dotted = f"{name}.{key}"
         if key not in types:
-            raise source.error(dotted, f"unknown key; {nearest(key, types)}")
+            source.fault(dotted, f"unknown key; {nearest(key, types)}")
+            continue
         try:
             values[key] = msgspec.convert(value, types[key])
-        except msgspec.ValidationError as error:
-            raise source.error(dotted, _expected(types[key], dotted, value)) from error
+        except msgspec.ValidationError:
+            source.fault(dotted, _expected(types[key], dotted, value))
     return section(**values)
 
 
@@ -76,7 +77,7 @@ def _allowed(type_: Any) -> str:
     if origin is tuple:
         return "a list of texts"
     if origin is dict:
-        return "a table of texts"
+        return 'a table of texts such as {"a" = "b"}'
     if origin is not Annotated:
         return "a text"
     plain, meta = get_args(type_)
@@ -86,8 +87,11 @@ def _allowed(type_: Any) -> str:
     return f"{'a whole number' if plain is int else 'a number'} {low}" + (f" to {meta.le}" if meta.le else "")
 
 
-def from_text(text: str, type_: Any, key: str, source: Source) -> Any:
-    """A variable's text as its key's type: numbers and booleans as written, tuples as a,b,c, tables as JSON or TOML."""
+def from_text(text: str, type_: Any) -> Any:
+    """A variable's text as its key's type: numbers as written, tuples as a,b,c, tables as JSON or TOML.
+
+    One that cannot be stays text, which read_section() refuses like any other wrong value.
+    """
     origin = get_origin(type_)
     if origin is tuple:
         return [item.strip() for item in text.split(",") if item.strip()]
@@ -98,9 +102,9 @@ def from_text(text: str, type_: Any, key: str, source: Source) -> Any:
             pass
         try:
             return tomllib.loads(f"table = {text}")["table"]
-        except (ValueError, RecursionError) as error:
-            raise source.error(key, 'expected a table of texts, as JSON {"a": "b"} or TOML {a = "b"}') from error
+        except (ValueError, RecursionError):
+            return text
     try:
         return msgspec.convert(text, type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise source.error(key, _expected(type_, key, text)) from error
+    except msgspec.ValidationError:
+        return text

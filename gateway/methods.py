@@ -116,7 +116,7 @@ def name_from_path(raw_path: str) -> str:
     return check_name(raw_path)
 
 
-def check_required(method: Method | None, values: Mapping[str, JsonValue], files: Iterable[str] = ()) -> None:
+def check_required(method: Method | None, values: Mapping[str, JsonValue]) -> None:
     """Raises 4014 when an argument that the method needs is missing."""
     if method is None:
         return

@@ -1,6 +1,6 @@
 """Plugins become frozen tables, once, at start: from the entry-point group `gateway` and from a directory of files.
 
-Whatever is wrong with one shows here as a ConfigurationError that names the plugin and where it comes from.
+Whatever is wrong shows here as one ConfigurationError: a line for each fault, with the plugin and where it comes from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import difflib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -23,13 +24,13 @@ from gateway.config import PluginsSettings
 from gateway.errors import ConfigurationError
 from gateway.hookspecs import PROJECT, FormatterSpec, GatewaySpec, TranslatorSpec
 
-Status: TypeAlias = Literal["active", "standby", "off", "not picked"]
+Status: TypeAlias = Literal["active", "standby", "off", "not picked", "provides nothing"]
 Spec = TypeVar("Spec", FormatterSpec, TranslatorSpec)
 
 
 @dataclass(frozen=True, slots=True)
 class PluginRow:
-    """One line of `gateway plugins`. A plugin that is off has neither kind nor name."""
+    """One line of `gateway plugins`. A plugin that is off or provides nothing has neither kind nor name."""
 
     plugin: str
     source: str  # "DISTRIBUTION VERSION", or the file
@@ -69,28 +70,47 @@ class _Offer(Generic[Spec]):
 
 
 def load_plugins(settings: PluginsSettings, *, directory: Path | None = None) -> Plugins:
-    """Imports every plugin but those that are off; `directory` wins over the one in the settings."""
+    """Imports every plugin but those that are off; `directory` wins over the one in the settings.
+
+    Raises one ConfigurationError with a line for each fault.
+    """
     if directory is None and settings.directory:
         directory = Path(settings.directory)
     candidates = [*_from_entry_points(), *(_from_directory(directory) if directory else ())]
-    _check_names(candidates, settings)
+    wrong = _unknown_names(settings.off, candidates)  # what is wrong with the settings
+    broken = _doubled_names(candidates)  # what is wrong with the plugins
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(GatewaySpec)
     serving = {candidate.name: candidate for candidate in candidates if candidate.name not in settings.off}
     for candidate in serving.values():
-        _register(manager, candidate)
-    formatters, formatter_rows = _choose(
-        "formatter",
-        _offers(manager.hook.gateway_formatters, FormatterSpec, _formatter_fault, serving),
-        settings.formatters,
-    )
-    translators, translator_rows = _choose(
-        "translator",
-        _offers(manager.hook.gateway_translators, TranslatorSpec, _translator_fault, serving),
-        settings.translators,
-    )
-    off = [PluginRow(each.name, each.source, "", "", "off") for each in candidates if each.name in settings.off]
-    return Plugins(formatters, translators, (*formatter_rows, *translator_rows, *off))
+        with _noted(broken):
+            _register(manager, candidate)
+    hook = manager.hook
+    format_offers = _offers(hook.gateway_formatters, FormatterSpec, _formatter_fault, serving, broken)
+    language_offers = _offers(hook.gateway_translators, TranslatorSpec, _translator_fault, serving, broken)
+    if broken:  # what a faulty plugin would provide is not known, so neither is what to choose from
+        raise ConfigurationError("\n".join([*wrong, *broken]))
+    providers = [each.plugin.name for each in format_offers] + [each.plugin.name for each in language_offers]
+    silent = serving.keys() - providers
+    formatters, formatter_rows = _choose("formatter", format_offers, settings.formatters, silent, wrong)
+    translators, translator_rows = _choose("translator", language_offers, settings.translators, silent, wrong)
+    if wrong:
+        raise ConfigurationError("\n".join(wrong))
+    others = [
+        PluginRow(each.name, each.source, "", "", "off" if each.name in settings.off else "provides nothing")
+        for each in candidates
+        if each.name in silent or each.name in settings.off
+    ]
+    return Plugins(formatters, translators, (*formatter_rows, *translator_rows, *others))
+
+
+@contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    """Notes a fault, so that the next plugin is looked at too."""
+    try:
+        yield
+    except ConfigurationError as error:
+        faults.append(str(error))
 
 
 def _from_entry_points() -> Iterable[_Candidate]:
@@ -124,17 +144,25 @@ def _import_file(file: Path) -> object:
     return module
 
 
-def _check_names(candidates: Sequence[_Candidate], settings: PluginsSettings) -> None:
+def _doubled_names(candidates: Sequence[_Candidate]) -> list[str]:
+    faults = []
     sources: dict[str, str] = {}
     for candidate in candidates:
         if candidate.name in sources:
-            raise candidate.fault(f"another plugin has the same name: {sources[candidate.name]}")
+            faults.append(str(candidate.fault(f"another plugin has the same name: {sources[candidate.name]}")))
         sources[candidate.name] = candidate.source
-    for name in settings.off:
-        if name not in sources:
-            near = difflib.get_close_matches(name, sources, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(sources)) or 'none'}"
-            raise ConfigurationError(f"plugins.off: no plugin is named {name!r}; {hint}")
+    return faults
+
+
+def _unknown_names(off: Iterable[str], candidates: Sequence[_Candidate]) -> list[str]:
+    faults = []
+    names = sorted({candidate.name for candidate in candidates})
+    for name in off:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names) or 'none'}"
+            faults.append(f"plugins.off: no plugin is named {name!r}; {hint}")
+    return faults
 
 
 def _register(manager: pluggy.PluginManager, candidate: _Candidate) -> None:
@@ -147,6 +175,8 @@ def _register(manager: pluggy.PluginManager, candidate: _Candidate) -> None:
         manager.register(plugin, name=candidate.name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
+        if manager.is_registered(plugin):  # or the next plugin's check would find its hooks again
+            manager.unregister(plugin)
         raise candidate.fault(" ".join(str(error).split())) from error
     except ValueError as error:
         raise candidate.fault("the same module is registered under another plugin's name too") from error
@@ -159,32 +189,48 @@ def _offers(
     kind: type[Spec],
     fault_of: Callable[[Spec], str | None],
     serving: Mapping[str, _Candidate],
+    faults: list[str],
 ) -> list[_Offer[Spec]]:
     """What the plugins give to one hook, each called once and on its own, so that a fault has a name."""
     offers: list[_Offer[Spec]] = []
     for implementation in hook.get_hookimpls():
         candidate = serving[implementation.plugin_name]
-        try:
-            specs: object = implementation.function()
-        except (Exception, SystemExit) as error:
-            raise candidate.fault(f"{hook.name}() raised {type(error).__name__}: {error}") from error
-        if not isinstance(specs, list | tuple):
-            raise candidate.fault(f"{hook.name}() returned {type(specs).__name__}, not a list of specs")
-        for spec in specs:
-            if not isinstance(spec, kind):
-                raise candidate.fault(f"{hook.name}(): a {type(spec).__name__} is not a {kind.__name__}")
-            if fault := fault_of(spec):
-                raise candidate.fault(f"{hook.name}(): {fault}")
-            if any(offer.plugin is candidate and offer.spec.name == spec.name for offer in offers):
-                raise candidate.fault(f"{hook.name}(): two specs are named {spec.name!r}")
-            offers.append(_Offer(candidate, spec, getattr(spec, "standby", False)))
+        with _noted(faults):
+            specs = _specs(candidate, hook.name, implementation.function, kind, fault_of)
+            offers += [_Offer(candidate, spec, getattr(spec, "standby", False)) for spec in specs]
     return sorted(offers, key=lambda offer: (offer.spec.name, offer.plugin.name))
 
 
+def _specs(
+    candidate: _Candidate,
+    hook: str,
+    function: Callable[[], object],
+    kind: type[Spec],
+    fault_of: Callable[[Spec], str | None],
+) -> list[Spec]:
+    """What one plugin gives to one hook."""
+    try:
+        given = function()
+    except (Exception, SystemExit) as error:
+        raise candidate.fault(f"{hook}() raised {type(error).__name__}: {error}") from error
+    if not isinstance(given, list | tuple):
+        raise candidate.fault(f"{hook}() returned {type(given).__name__}, not a list of specs")
+    specs: dict[str, Spec] = {}
+    for spec in given:
+        if not isinstance(spec, kind):
+            raise candidate.fault(f"{hook}(): a {type(spec).__name__} is not a {kind.__name__}")
+        if fault := fault_of(spec):
+            raise candidate.fault(f"{hook}(): {fault}")
+        if spec.name in specs:
+            raise candidate.fault(f"{hook}(): two specs are named {spec.name!r}")
+        specs[spec.name] = spec
+    return list(specs.values())
+
+
 def _choose(
-    kind: str, offers: Sequence[_Offer[Spec]], picks: Mapping[str, str]
+    kind: str, offers: Sequence[_Offer[Spec]], picks: Mapping[str, str], silent: Collection[str], faults: list[str]
 ) -> tuple[Mapping[str, Spec], list[PluginRow]]:
-    """The one offer that serves each name, and a row for every offer."""
+    """The one offer that serves each name, and a row for every offer. `silent` names plugins that provide nothing."""
     chosen: dict[str, _Offer[Spec]] = {}
     for offer in offers:
         name = offer.spec.name
@@ -193,16 +239,17 @@ def _choose(
                 chosen[name] = offer
         elif not offer.standby:
             if name in chosen:
-                raise ConfigurationError(
+                faults.append(
                     f"two plugins provide the {kind} {name!r}: {_named(chosen[name])} and {_named(offer)}; "
                     f'pick one in [plugins.{kind}s]: {name} = "{offer.plugin.name}"'
                 )
             chosen[name] = offer
     for name in sorted(picks.keys() - chosen.keys()):
         those = ", ".join(_named(offer) for offer in offers if offer.spec.name == name) or "no plugin that is loaded"
-        raise ConfigurationError(
-            f"plugins.{kind}s.{name}: plugin {picks[name]!r} does not provide it; provided by: {those}"
-        )
+        why = "does not provide it;"
+        if picks[name] in silent:
+            why = "provides nothing here, is its optional dependency installed?"
+        faults.append(f"plugins.{kind}s.{name}: plugin {picks[name]!r} {why} provided by: {those}")
     rows = [
         PluginRow(
             offer.plugin.name, offer.plugin.source, kind, offer.spec.name, _status(offer, chosen.get(offer.spec.name))

@@ -10,11 +10,14 @@ import asyncio
 import logging
 import re
 import select
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.config import ServerSettings
@@ -27,9 +30,7 @@ HEAD_LINES = 4
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-_MALFORMED = (
-    b'{"error":{"message":"The request is not valid HTTP.","type":"invalid_request_error","param":null,"code":"4003"}}'
-)
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class ClientConnection(web.RequestHandler):
@@ -43,11 +44,13 @@ class ClientConnection(web.RequestHandler):
         "_in_request_line",
         "_last_body",
         "_read_bytes",
-        "_write_paused_since",
-        "_written_mark",
+        "_unsent_mark",
+        "_unsent_since",
+        "answer_begun",
         "client_ip",
         "now",
         "relay",
+        "wire",
     )
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
@@ -62,12 +65,16 @@ class ClientConnection(web.RequestHandler):
         self._body_since: float | None = None
         self._body_waited_s = 0.0
         self._read_bytes = 0
-        self._write_paused_since: float | None = None
-        self._written_mark = 0
+        self._unsent_since: float | None = None
+        self._unsent_mark = 0
+        self.answer_begun = False  # to the request that is under way
+        # aiohttp forgets its transport when it closes it; what is unsent then still needs its deadline.
+        self.wire: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there; it has until the header deadline to send a request's head."""
         super().connection_made(transport)
+        self.wire = self.transport
         peer = transport.get_extra_info("peername")
         self.client_ip = peer[0] if isinstance(peer, tuple) else ""
 
@@ -98,15 +105,12 @@ class ClientConnection(web.RequestHandler):
     def pause_writing(self) -> None:
         """The client reads too slowly: the upstream is read no further."""
         super().pause_writing()
-        self._write_paused_since = self._loop.time()
-        self._written_mark = self._unsent_bytes()
         if self.relay is not None:
             self.relay.pause()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
-        self._write_paused_since = None
         if self.relay is not None:
             self.relay.resume()
 
@@ -114,6 +118,7 @@ class ClientConnection(web.RequestHandler):
         """The client has gone: its upstream exchange ends at once; aiohttp then cancels the handler."""
         if self.relay is not None:
             self.relay.abort()
+        self.wire = None
         super().connection_lost(exc)
 
     async def drain(self) -> None:
@@ -135,9 +140,21 @@ class ClientConnection(web.RequestHandler):
         self._lingering_time = 0.0
 
     @property
-    def waiting_for_request(self) -> bool:
-        """Whether the connection is open and no request is being answered on it."""
-        return self._current_request is None and not self._messages
+    def has_pipelined(self) -> bool:
+        """Whether another request already waits behind the one under way."""
+        return bool(self._messages)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet."""
+        return 0 if self.wire is None else self.wire.get_write_buffer_size()
+
+    def reset(self) -> None:
+        """Ends the connection with an RST; what is unsent is lost."""
+        if self.wire is not None:
+            socket_ = self.wire.get_extra_info("socket")
+            socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self.wire.abort()
 
     def late(self, now: float, settings: ServerSettings) -> bool:
         """Whether this connection has passed one of its deadlines."""
@@ -147,12 +164,18 @@ class ClientConnection(web.RequestHandler):
             allowed = settings.body_timeout_s + self._read_bytes / settings.body_min_rate_bytes
             if self._body_waited_s + now - self._body_since > allowed:
                 return True
-        if self._write_paused_since is not None:
-            unsent = self._unsent_bytes()
-            if unsent < self._written_mark:  # slow, but reading
-                self._written_mark = unsent
-                self._write_paused_since = now
-            return now - self._write_paused_since > settings.write_timeout_s
+        return self._is_stuck(now, settings.write_timeout_s)
+
+    def _is_stuck(self, now: float, timeout_s: float) -> bool:
+        """Whether the client has taken nothing of what waits for it for so long, while nothing was added to it."""
+        unsent = self.unsent_bytes
+        nothing_added = self._paused or self._current_request is None
+        if not unsent or not nothing_added:
+            self._unsent_since = None
+        elif self._unsent_since is None or unsent < self._unsent_mark:  # from now on; or slow, but reading
+            self._unsent_since, self._unsent_mark = now, unsent
+        else:
+            return now - self._unsent_since > timeout_s
         return False
 
     def has_left_unseen(self) -> bool:
@@ -172,9 +195,6 @@ class ClientConnection(web.RequestHandler):
             return data
         return re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % byte[0][0], line) + data[len(line) :]
 
-    def _unsent_bytes(self) -> int:
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
-
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -184,11 +204,18 @@ class ClientConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answers what aiohttp could not parse, without repeating a byte of it."""
         LOG.info("malformed request from %s: %s", self.client_ip, type(exc).__name__)
-        if request.writer.output_size > 0:
+        if self.answer_begun:
             raise ConnectionError("the answer has begun")
-        response = web.Response(
-            status=400 if status < 500 else 500, body=_MALFORMED, content_type="application/json",
-            headers={"X-Error-Code": "4003", "Server": "gateway", "Connection": "close"},
+        if status >= 500:
+            status, code, text = 500, "4000", "The gateway failed to answer this request."
+        elif isinstance(exc, LineTooLong):
+            status, code, text = 414, "4003", "The URL or a header is too long. Long arguments go into a body."
+        else:
+            status, code, text = 400, "4003", "The request is not valid HTTP."
+        kind = "server_error" if status == 500 else "invalid_request_error"
+        response = web.json_response(
+            {"error": {"message": text, "type": kind, "param": None, "code": code}}, status=status,
+            headers={"X-Error-Code": code, "Server": "gateway", "Connection": "close"},
         )  # fmt: skip
         response.force_close()
         return response
@@ -231,8 +258,8 @@ class Server(web.Server):
     def _sweep(self) -> None:
         now = self._loop.time()
         for client in self.clients():
-            if (client.late(now, self._settings) or client.has_left_unseen()) and client.transport is not None:
-                client.transport.abort()
+            if client.wire is not None and (client.late(now, self._settings) or client.has_left_unseen()):
+                client.wire.abort()
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -21,6 +22,7 @@ DOCUMENTED_LANGUAGES = ("cn", "en", "ru")
 """Languages of the documented API: known even where no translator for them is loaded."""
 
 DEADLINE_S = 30.0
+_SLOW_S = 0.1
 
 ALREADY = "already"
 TRANSLATED = "translated"
@@ -34,30 +36,48 @@ def languages(translators: Mapping[str, TranslatorSpec]) -> tuple[str, ...]:
 
 
 async def translate_answer(
-    text: bytes, translator: TranslatorSpec | None, context: TranslationContext
+    text: bytes, translator: TranslatorSpec | None, context: TranslationContext, deadline_s: float = DEADLINE_S
 ) -> tuple[bytes, str]:
     """A JSON answer with its natural-language text in the translator's language, and a word on how that went.
 
-    Never raises: the source text is better than no answer.
+    Raises nothing but the cancellation of its own task: the source text is better than no answer.
     """
     if translator is None:
         return text, UNAVAILABLE
     try:
         answer = cast(JsonValue, orjson.loads(text))
-        places = [place for place in _texts(answer) if not translator.is_already(place[0])]
+        places = _places(answer, translator)
         if not places:
             return text, ALREADY
         sources = [source for source, _ in places]
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             results = list(await translator.translate(sources, context))
         if len(results) != len(sources) or not all(isinstance(result, str) for result in results):
             raise ValueError("the translator did not return one text for each")
-    except Exception as error:  # noqa: BLE001  # a translator is a plugin: whatever it does, the answer goes out
+        for (_, put), result in zip(places, results, strict=True):
+            put(result)
+        return orjson.dumps(answer), TRANSLATED
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # a plugin: whatever it does, the answer goes out
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
         LOG.warning("translation to %s failed: %s", translator.name, type(error).__name__)
         return text, FAILED
-    for (_, put), result in zip(places, results, strict=True):
-        put(result)
-    return orjson.dumps(answer), TRANSLATED
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this task to end: what a plugin itself cancels raises the same error, and ends nothing."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _places(answer: JsonValue, translator: TranslatorSpec) -> list[tuple[str, Callable[[str], None]]]:
+    """The texts that need translation. Nothing else runs while the translator decides: the operator hears of delay."""
+    texts = _texts(answer)
+    started = time.perf_counter()
+    places = [place for place in texts if not translator.is_already(place[0])]
+    if time.perf_counter() - started > _SLOW_S:
+        LOG.warning("the translator to %s held up every call: its is_already() is slow", translator.name)
+    return places
 
 
 def _texts(answer: JsonValue) -> list[tuple[str, Callable[[str], None]]]:

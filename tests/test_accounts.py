@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -278,23 +280,43 @@ class Failing:
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self.broken = False
+        self.error: Exception = StoreError("out of reach")
         self.reads = 0
 
     def accounts_since(self, revision: int) -> AccountChanges:
         self.reads += 1
         if self.broken:
-            raise StoreError("out of reach")
+            raise self.error
         return self.store.accounts_since(revision)
 
     def call_counts(self, day: str) -> dict[int, CallCounts]:
         return self.store.call_counts(day)
 
 
+class Exhausted(ThreadPoolExecutor):
+    """A pool that can start no thread."""
+
+    refused = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.refused += 1
+        raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StoreError("out of reach"), "out of reach"),
+        (RuntimeError("can't start new thread: a secret"), "RuntimeError"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
 async def test_accounts_stay_in_force_while_the_store_fails(
-    store: SqliteStore, acme: Account, caplog: pytest.LogCaptureFixture
+    store: SqliteStore, acme: Account, caplog: pytest.LogCaptureFixture, error: Exception, said: str
 ) -> None:
-    """An outage is logged once, its end too, and then changes are followed again."""
+    """An outage is logged once, its end too, and then changes are followed again, whatever the outage was."""
     source = Failing(store)
+    source.error = error
     async with started(source, store.pepper.digest, poll_s=0.01) as directory:
         source.broken = True
         reads = source.reads
@@ -306,6 +328,33 @@ async def test_accounts_stay_in_force_while_the_store_fails(
         await until(lambda: source.reads > reads + 3)
         assert directory.find("acme-2", SECRET, "", 0).name == "acme"
     assert [entry.levelname for entry in caplog.records] == ["ERROR", "WARNING"]
+    assert caplog.messages[0].endswith(f": {said}")
+
+
+async def test_a_process_without_threads_to_spare_goes_on_following(store: SqliteStore, acme: Account) -> None:
+    """The loop's thread pool itself may refuse the work, and take it again later."""
+    loop = asyncio.get_running_loop()
+    source = Failing(store)
+    async with started(source, store.pepper.digest, poll_s=0.01) as directory:
+        exhausted = Exhausted()
+        loop.set_default_executor(exhausted)
+        await until(lambda: exhausted.refused > 3)
+        loop.set_default_executor(ThreadPoolExecutor())
+        store.accounts.update("acme", lambda account: replace(account, key="acme-2"))
+        reads = source.reads
+        await until(lambda: source.reads > reads + 3)
+        assert directory.find("acme-2", SECRET, "", 0).name == "acme"
+
+
+async def test_a_stop_in_the_middle_of_an_outage_raises_nothing(store: SqliteStore, acme: Account) -> None:
+    """What is known stays known."""
+    source = Failing(store)
+    source.error = RuntimeError("can't start new thread")
+    async with started(source, store.pepper.digest, poll_s=0.01) as directory:
+        source.broken = True
+        reads = source.reads
+        await until(lambda: source.reads > reads)
+    assert directory.find("acme-key", SECRET, "", 0).name == "acme"
 
 
 async def test_a_store_that_fails_at_the_start_stops_the_start(store: SqliteStore) -> None:

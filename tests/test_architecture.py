@@ -20,6 +20,7 @@ LAYERS = (
     ("plugin_loading", "formatting", "translation", "store", "upstream"),
     ("accounts", "server"),
     ("fronts",),
+    ("delivery", "logs"),
     ("route",),
     ("app",),
     ("demo",),

@@ -175,6 +175,21 @@ class TestStarting:
         assert terminal.run("check", "gateway.toml").status == 2
         assert not (terminal.home / "own.db").exists()
 
+    def test_check_lists_every_fault_in_one_run(self, terminal: Terminal) -> None:
+        """Those of the plugins among them; picks say nothing while it is not known which plugins there are."""
+        file = terminal.home / "gateway.toml"
+        plugins = '[plugins]\noff = ["jsno"]\nformatters = {xml = "nobody"}\n'
+        file.write_text(f"[server]\nport = 70000\nprot = 1\n{plugins}")
+        done = terminal.run("check", "gateway.toml")
+        assert done.status == 2
+        starts = [re.match(r"Error: gateway\.toml: ([a-z.]+): ", line) for line in done.err.splitlines()]
+        assert [start and start[1] for start in starts] == [
+            "server.port", "server.prot", "plugins.off", "plugins.formatters.xml",
+        ]  # fmt: skip
+        file.write_text(f"{plugins}directory = 1\n")
+        (line,) = terminal.run("check", "gateway.toml").err.splitlines()
+        assert "plugins.directory: expected a text" in line
+
     def test_plugins_are_listed_with_their_source(self, terminal: Terminal) -> None:
         """The installed ones, and those of a directory."""
         (terminal.home / "own").mkdir()
@@ -189,6 +204,7 @@ class TestStarting:
         assert by_name["loud"]["source"].endswith("loud.py")
         assert by_name["json"]["kind"] == "formatter"
         assert "loud" in terminal.ok("plugins", "--plugins-dir", "own").out
+        assert not (terminal.home / ".local").exists(), "there was no store to make a directory for"
 
     def test_serve_needs_an_upstream(self, terminal: Terminal) -> None:
         """Before it binds a port."""

@@ -188,6 +188,27 @@ def test_a_fault_names_file_and_key_and_what_is_allowed(tmp_path: Path, toml: st
     assert said in text
 
 
+def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "[sevrer]\nport = 1\n[server]\nprot = 1\nport = 70000\ndrain_s = 'long'\ncors_origins = ['null', '*', 'a']\n"
+        "[store]\nurl = 'mysql://h'\n[log]\nlevel = 'loud'\n[defaults]\ntimezone = 'Mars'\n"
+        "[[upstream]]\nname = 'a'\n[[upstream]]\nname = 'a'\nbase_url = 'h'\napi_key_env = 'K'\napi_key_file = 'k'\n",
+    )
+    lines = refusal(file, {"GATEWAY_FORMATS__THREADS": "0", "GATEWAY_LGO__LEVEL": "info"}).splitlines()
+    assert sorted(line.removeprefix(f"{file}: ").partition(": ")[0] for line in lines) == [
+        "GATEWAY_FORMATS__THREADS", "defaults.timezone", "environment", "log.level", "server.cors_origins",
+        "server.cors_origins", "server.drain_s", "server.port", "server.prot", "sevrer", "store.url",
+        "upstream[1].api_key_file", "upstream[1].base_url", "upstream[1].name",
+    ]  # fmt: skip
+
+
+def test_a_faulty_values_default_is_not_taken_for_what_was_written(tmp_path: Path) -> None:
+    """The second upstream's default name is the first one's."""
+    text = refusal(written(tmp_path, "[[upstream]]\n[[upstream]]\nname = 1"))
+    assert text.splitlines() == [f"{tmp_path}/gateway.toml: upstream[1].name: expected a text, found '1'"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [

@@ -320,6 +320,22 @@ async def test_the_upstreams_verb_follows_from_the_call(
     assert request.header("content-type") == ("application/json" if request.body else None)
 
 
+@pytest.mark.parametrize("verb", ["GET", "DELETE"])
+async def test_arguments_that_would_make_an_endless_query_are_4003(
+    gateway: Gateway, upstream: Chaos, verb: str
+) -> None:
+    many = {f"p{i}": i for i in range(100_000)}
+    for arguments in (many, {"after": "x" * 16_400}, {"after": "你" * 2000}):
+        body = json.dumps({"_o_args": arguments}).encode()
+        got = await custom(gateway, "POST", body, method="v1/files", _method=verb)
+        assert got.headers["x-error-code"] == "4003"
+        assert "16384 bytes" in got.json["reason"]
+    assert not upstream.exchanges
+    body = json.dumps({"after": "x" * 16_000}).encode()
+    assert (await custom(gateway, "POST", body, method="v1/files", _method=verb)).headers["x-error-code"] == "0000"
+    assert upstream.exchanges[0].target == "/v1/files?after=" + "x" * 16_000
+
+
 # What passes, either way
 
 
@@ -511,3 +527,35 @@ async def test_cors_is_answered_for_listed_origins_only(configured: Gateway) -> 
     assert "content-length" not in listed.headers
     assert not [name for name in other.headers if name.startswith("access-control")]
     assert other.headers["vary"] == "Origin"
+
+
+FLAT_FAULTS = ['{"b":1,"b":2}', "[" * 300 + "]" * 300, '["\\ud800"]', "1e999", "9" * 400]
+
+
+@pytest.mark.parametrize("value", FLAT_FAULTS, ids=range(len(FLAT_FAULTS)))
+async def test_flat_json_is_as_strict_as_o_args(gateway: Gateway, value: str) -> None:
+    """What could not stand in `_o_args` is refused flat too, and names the argument."""
+    async with Chaos(json_answer({}), port=gateway.upstream_port) as chaos:
+        got = await call(gateway, "GET", custom_path(gateway, method="v1/t/x", dimensions=value))
+    assert got.json["error_code"] == "4003", got.body[:300]
+    assert got.json["reason"].startswith("dimensions: ")
+    assert not chaos.exchanges
+
+
+async def test_own_parameters_among_the_arguments_stay_here(gateway: Gateway) -> None:
+    """A confused caller's key and secret within `_o_args` are dropped; `session`, an argument too, goes on."""
+    o_args = '{"key": "k", "secret": "zz", "cache": "no", "session": {"a": 1.50}, "x": 1}'
+    async with Chaos(json_answer({}), port=gateway.upstream_port) as chaos:
+        got = await call(gateway, "GET", custom_path(gateway, method="v1/t/x", _o_args=o_args))
+    assert got.json["error_code"] == "0000"
+    assert bytes(chaos.exchanges[0].body) == b'{"session":{"a": 1.50},"x":1}'
+
+
+@pytest.mark.parametrize(
+    "target", ["/openai/custom/?api_name=foo&", "/openai/foo/?api_name=custom&", "/openai/api_call.php?api_name=zz&"]
+)
+async def test_any_other_api_name_is_4010(gateway: Gateway, target: str) -> None:
+    """Wherever it is given."""
+    query = custom_path(gateway, method="v1/models").partition("?")[2]
+    got = await call(gateway, "GET", target + query)
+    assert got.json["error_code"] == "4010"

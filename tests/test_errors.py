@@ -176,7 +176,8 @@ async def test_each_code(
     assert got.headers["x-error-code"] == code
     assert bool(upstream.exchanges) == (script is not None and script is not NO_UPSTREAM)
     check(got, front, code)
-    assert bool(got.headers["x-last-id"]) == (code not in {"4003", "4004", "4005", "4007", "4014"})
+    unknown = code in {"4003", "4004", "4014"} or b"the secret is wrong" in got.body
+    assert bool(got.headers["x-last-id"]) != unknown  # the row of a call whose account is known
 
 
 def check(got: Answer, front: Front, code: str) -> None:
@@ -221,10 +222,10 @@ async def test_what_does_not_exist_is_4010(own_gateway: Gateway, path: str) -> N
     check(got, "custom", "4010")
 
 
-async def test_two_api_names_that_differ_are_4003(own_gateway: Gateway) -> None:
+async def test_two_api_names_that_differ_are_4010(own_gateway: Gateway) -> None:
     credentials = urlencode({"key": own_gateway.key, "secret": own_gateway.secret})
     check(
-        await call(own_gateway, "GET", f"/openai/custom/?api_name=x&method=v1/models&{credentials}"), "custom", "4003"
+        await call(own_gateway, "GET", f"/openai/custom/?api_name=x&method=v1/models&{credentials}"), "custom", "4010"
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.config import FormatsSettings
 from gateway.errors import GatewayError
-from gateway.formatting import NotJson, Renderer, check_json, read_object
+from gateway.formatting import MAX_CONTAINERS, MAX_VALUES, NotJson, Renderer, check_json, read_object
 from gateway.hookspecs import FormatterSpec
 from gateway.types import MAX_DEPTH, Document, RenderingRefused
 
@@ -31,11 +33,13 @@ def nested(depth: int) -> bytes:
         b"null",
         b' {"a": [1, 2.50, "\xc3\xa9"]}\n',
         b'"\\ud83d"',  # half of a pair: the grammar allows it
+        b'["\\uDE00","\\ud83dx","\\ud83d\\ud83d\\ude00"]',
         b"1e999",
         b"9" * 1_000_000,
         nested(MAX_DEPTH),
         b'["' + b"[" * 1000 + b'"]',
         b"[" + b"[]," * 1000 + b"[]]",
+        b'["\\\\",' + b'"\\"[",["\\\\"],' * 1000 + b'"{"]',
     ],
 )
 def test_json_is_what_the_grammar_says(text: bytes) -> None:
@@ -44,7 +48,25 @@ def test_json_is_what_the_grammar_says(text: bytes) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"NaN", b"[-Infinity]", b'"\xff"', b'"\xed\xa0\x80"', b"\xef\xbb\xbf1", b"01", b"<html>", b"\xd8\x00"],
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[-Infinity]",
+        b'"\xff"',
+        b'"\xed\xa0\x80"',
+        b'{"\xc0\x80":1}',
+        b"\xef\xbb\xbf1",
+        b"01",
+        b"1 1",
+        b"[1,]",
+        b'"\x1f"',
+        b'"\\x"',
+        b'"\\ud83"',
+        b"\\ud83d",
+        b"<html>",
+        b"\xd8\x00",
+    ],
 )
 def test_anything_else_is_not_json(text: bytes) -> None:
     with pytest.raises(NotJson):
@@ -70,6 +92,70 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
+
+
+def is_json(text: bytes) -> bool:
+    """By the standard library, which is as strict as the grammar but for NaN and its kind."""
+    try:
+        json.loads(text.decode(), parse_int=len, parse_float=len, parse_constant=lambda _: 1 / 0)
+    except (ValueError, ZeroDivisionError):
+        return False
+    return True
+
+
+SPLINTERS = [
+    b"\\u",
+    b"\\ud83d",
+    b"\\uDE00",
+    b"\xed\xa0\x80",
+    b"\xc0\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xef\xbb\xbf",
+    b"NaN",
+    b"1e999",
+]
+splinters = st.sampled_from(SPLINTERS) | st.sampled_from(list(b'"\\[]{}:,-+.eE019tu \x00\x1f\x7f\x80\xff')).map(
+    lambda byte: bytes([byte])
+)
+
+
+@given(values, st.booleans(), st.data())
+def test_a_damaged_text_is_json_only_where_the_grammar_says_so(
+    value: object, ascii_only: bool, data: st.DataObject
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only).encode()
+    at, gone = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 2))
+    text = text[:at] + data.draw(st.lists(splinters, max_size=4).map(b"".join)) + text[at + gone :]
+    try:
+        check_json(text)
+    except NotJson:
+        assert not is_json(text)
+    else:
+        assert is_json(text)
+
+
+brackets_and_quotes = st.recursive(
+    st.text(alphabet='[]{}"\\,u0', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(alphabet='[]{}"\\', max_size=4), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+def depth_of(value: object) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
+
+
+@given(st.lists(brackets_and_quotes, max_size=5))
+def test_the_depth_is_that_of_the_deepest_value_whatever_stands_in_strings(value: list[object]) -> None:
+    room = MAX_DEPTH - depth_of(value)
+    text = json.dumps(value).encode()
+    check_json(b'["",' * room + text + b"]" * room)
+    with pytest.raises(RenderingRefused, match="250"):
+        check_json(b'["",' * (room + 1) + text + b"]" * (room + 1))
 
 
 @given(st.dictionaries(st.text(max_size=5), values, max_size=5), st.booleans(), st.sampled_from([None, 1]))
@@ -103,8 +189,10 @@ def test_any_repeated_key_is_refused_wherever_it_is(value: dict[str, object], da
         (b'{"\\u0022":1,"\\"":2}', "twice"),
         (b'{"x":"\\u0022\\u0022","a":1,"a":2}', "'a' twice"),  # the escapes hide the lost quotes
         (b'{"a":' + nested(MAX_DEPTH) + b"}", "deeper than 250"),
-        (b'{"a":' * 1_000_000, "depth"),
-        (b"[" * 1_000_000, "depth"),
+        (b'{"a":' * 90_000, "depth"),
+        (b"[" * 400_000, "depth"),
+        (b'{"a":' * 1_000_000, "more than 500000 values"),
+        (b"[" * 1_000_000, "more than 500000 values"),
         (b'{"a":' + b"9" * 1_000_000 + b"}", "infinity"),
         (b'{"a":-' + b"9" * 1_000_000, "not valid JSON"),
     ],
@@ -115,6 +203,70 @@ def test_arguments_that_two_readers_could_read_differently_are_a_param_error(tex
         read_object(text)
     assert caught.value.code.code == "4003"
     assert time.process_time() - started < 1
+
+
+SIZE = 16_000_000
+LARGE_TEXTS = {
+    "containers": b"[" + b"{}," * (SIZE // 3) + b"{}]",
+    "deep containers": b"[" * 240 + b"[]," * (SIZE // 3) + b"[]" + b"]" * 240,
+    "numbers": b"[" + b"1," * (SIZE // 2) + b"1]",
+    "empty strings": b"[" + b'"",' * (SIZE // 3) + b'""]',
+    "strings with brackets": b"[" + b'["["],' * (SIZE // 6) + b'""]',
+    "strings with commas": b"[" + b'",",' * (SIZE // 4) + b'""]',
+    "one string": b'{"a":"' + b"[,{" * (SIZE // 3) + b'"}',
+    "escaped quotes": b'{"a":"' + b'\\"' * (SIZE // 2) + b'"}',
+    "quotes by number": b'{"a":"' + b"\\u0022" * (SIZE // 6) + b'"}',
+    "half pairs": b'{"a":"' + b"\\ud83d" * (SIZE // 6) + b'"}',
+    "not JSON": b"[" + b"{}," * (SIZE // 3),
+}
+
+
+@pytest.mark.parametrize("read", [check_json, read_object])
+@pytest.mark.parametrize("kind", LARGE_TEXTS)
+def test_no_large_text_stalls_the_loop(read: Callable[[bytes], object], kind: str) -> None:
+    started = time.process_time()
+    with suppress(NotJson, RenderingRefused, GatewayError):
+        read(LARGE_TEXTS[kind])
+    assert time.process_time() - started < 1
+
+
+def test_arguments_hold_a_bounded_number_of_values() -> None:
+    """Names are not counted, nor is what stands in a string."""
+    most = b'{"a,[":[' + b'{"b":1},' * (MAX_VALUES // 4 - 1) + b'{}],"c":"' + b",[{" * MAX_VALUES + b'"}'
+    assert len(read_object(most)) == 2
+    with pytest.raises(GatewayError, match=f"4003 .* more than {MAX_VALUES} values"):
+        read_object(b'{"a":[' + b"1," * MAX_VALUES + b"1]}")
+    with pytest.raises(GatewayError, match=f"4003 .* more than {MAX_VALUES} values"):
+        read_object(b'{"a":[' + b"[[]]," * (MAX_VALUES // 3) + b"[]]}")
+
+
+@pytest.mark.parametrize("end", [b"]}", b""])
+def test_reading_leaves_the_garbage_collector_as_it_was(end: bytes) -> None:
+    """Though it rests meanwhile, and however the reading ends."""
+    text = b'{"a":[' + b"[]," * 100_000 + b"1" + end
+    rounds: list[str] = []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        rounds.append(phase)
+
+    for on in (False, True):
+        (gc.enable if on else gc.disable)()
+        try:
+            gc.callbacks.append(count)
+            with suppress(GatewayError):
+                read_object(text)
+            assert gc.isenabled() == on
+        finally:
+            gc.callbacks.remove(count)
+            gc.enable()
+    assert len(rounds) < 20  # a round for each 700 lists would be 140 of them
+
+
+def test_an_answer_holds_a_bounded_number_of_containers_and_any_number_of_others() -> None:
+    check_json(b"[" + b'{"[":0},' * (MAX_CONTAINERS - 2) + b"{}]")
+    check_json(b"[" * 200 + b"0.5," * (2 * MAX_CONTAINERS) + b"0" + b"]" * 200)
+    with pytest.raises(RenderingRefused, match=f"more than {MAX_CONTAINERS}"):
+        check_json(b"[" + b"[]," * MAX_CONTAINERS + b"[]]")
 
 
 def test_a_quote_by_its_number_is_no_repetition() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from itertools import chain, repeat
 
 import pytest
 
@@ -116,6 +117,43 @@ async def test_a_name_cannot_break_out_of_its_quotes(gateway: Gateway, upstream:
 
 
 @pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (b'filename="\xd3\xef\xd2\xf4.mp3"', b"????.mp3"),
+        ('filename="语音.mp3"'.encode(), "语音.mp3".encode()),
+        (b"filename*=utf-8''%E8%AF%AD.mp3", "语.mp3".encode()),
+        (b"filename*=unicode_escape''a%5Cud800.mp3", b"a?.mp3"),
+    ],
+)
+async def test_of_a_filename_that_is_not_utf_8_the_extension_stays(
+    gateway: Gateway, upstream: Chaos, given: bytes, sent: bytes
+) -> None:
+    body = form(("file", "@", b"x")).replace(b'filename="@"', given)
+    assert (await post(gateway, body, method="v1/audio/translations")).json["error_code"] == "0000"
+    assert b'name="file"; filename="' + sent + b'"\r\n' in upstream.exchanges[0].body
+
+
+@pytest.mark.parametrize("kind", ["field", "file", "file of a long form", "field behind a file"])
+@pytest.mark.parametrize("name", [b'name="f\xff"', b"name*=unicode_escape''%5Cud800"])
+async def test_a_name_that_is_not_utf_8_is_4003_and_not_repeated(
+    gateway: Gateway, upstream: Chaos, name: bytes, kind: str
+) -> None:
+    file = ("file", "a", b"x")
+    parts: dict[str, tuple[tuple[str, str | None, bytes], ...]] = {
+        "field": (("@", None, b"\xff"), file),
+        "file": (("@", "a", b"x"),),
+        "file of a long form": (("@", "a", bytes(2 * MEBIBYTE)),),
+        "field behind a file": (("file", "a", bytes(2 * MEBIBYTE)), ("@", None, b"x")),
+    }
+    body = form(*parts[kind]).replace(b'name="@"', name)
+    for version in ("1", "2"):
+        got = await post(gateway, body, method="v1/audio/translations", version=version)
+        assert (got.status, got.json["error_code"]) == (200, "4003")
+        assert got.json["reason"] == "the name of a part is not valid UTF-8"
+    assert not [request for request in upstream.exchanges if request.body_complete]
+
+
+@pytest.mark.parametrize(
     ("body", "content_type"),
     [
         (b"", FORM),
@@ -204,4 +242,120 @@ async def test_a_strangers_long_form_is_refused_before_it_is_read(gateway: Gatew
     received = await reader.readuntil(b"}")
     writer.close()
     assert b'"error_code":"4004"' in received
+    assert not upstream.exchanges
+
+
+# Forms without an announced length
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def head_of(*names: tuple[str, str | None]) -> bytes:
+    """A form up to the content of the last of these parts."""
+    return form(*((name, filename, b"@") for name, filename in names)).rpartition(b"@")[0]
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """An answer with a Content-Length; the connection may stay open behind it."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(parse_answer(head).headers["content-length"])
+    return parse_answer(head + await reader.readexactly(length))
+
+
+async def send_chunked(gateway: Gateway, path: str, pieces: Iterable[bytes]) -> Answer:
+    """Sends a form a chunk a piece, to its end or until it is answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes("POST", path, headers={"Content-Type": FORM, "Transfer-Encoding": "chunked"}))
+    answering = asyncio.ensure_future(read_answer(reader))
+    try:
+        for piece in pieces:
+            if answering.done():
+                break
+            writer.write(chunked(piece))
+            await writer.drain()
+        else:
+            writer.write(b"0\r\n\r\n")
+        async with asyncio.timeout(10):
+            return await answering
+    finally:
+        answering.cancel()
+        writer.close()
+
+
+def without_end(form: bytes) -> bytes:
+    return form.removesuffix(f"--{BOUNDARY}--\r\n".encode())
+
+
+FIELD = without_end(form(("p", None, bytes(300_000))))
+ENDLESS_FIELDS = {
+    "one field": (head_of(("p", None)), bytes(300_000)),
+    "fields": (FIELD, FIELD),
+}
+ENDLESS = {
+    **ENDLESS_FIELDS,
+    "lines before the first part": (b"\r\n", b"x" * 299_998 + b"\r\n"),
+    "short lines before the first part": (b"\r\n", b"x\r\n" * 100_000),
+}
+
+
+@pytest.mark.parametrize(("start", "more"), ENDLESS.values(), ids=ENDLESS)
+async def test_of_a_strangers_form_without_a_length_no_more_is_read_than_of_one_with_it(
+    gateway: Gateway, upstream: Chaos, start: bytes, more: bytes
+) -> None:
+    before = gateway.resident_bytes
+    path = "/openai/custom/?method=v1/files"
+    answer = await send_chunked(gateway, path, chain([start], repeat(more, 300)))
+    assert answer.json["error_code"] == "4014"
+    assert "must stand in the URL" in answer.json["reason"]
+    assert gateway.resident_bytes - before < 8 * MEBIBYTE
+    assert not upstream.exchanges
+
+
+FILE = without_end(form(("file", "a", bytes(2 * MEBIBYTE))))
+
+
+@pytest.mark.parametrize("file", [b"", FILE], ids=["without a file", "behind a file"])
+@pytest.mark.parametrize(("start", "more"), ENDLESS_FIELDS.values(), ids=ENDLESS_FIELDS)
+async def test_the_fields_of_a_form_have_one_limit_for_all_together(
+    gateway: Gateway, upstream: Chaos, start: bytes, more: bytes, file: bytes
+) -> None:
+    before = gateway.resident_bytes
+    path = custom_path(gateway, method="v1/files")
+    answer = await send_chunked(gateway, path, chain([file + start], repeat(more, 300)))
+    assert answer.json["error_code"] == "4003"
+    assert "the fields of a form may hold 33554432 bytes together" in answer.json["reason"]
+    assert gateway.resident_bytes - before < 96 * MEBIBYTE
+    assert not [request for request in upstream.exchanges if request.body_complete]
+
+
+async def test_parts_behind_a_file_count_too(gateway: Gateway, upstream: Chaos) -> None:
+    many = [(f"p{i}", None, b"") for i in range(1100)]
+    body = form(("file", "a", bytes(2 * MEBIBYTE)), *many)
+    answer = await post(gateway, body, method="v1/files")
+    assert (answer.json["error_code"], answer.json["reason"]) == ("4003", "more than 1000 parameters")
+    assert not upstream.exchanges[0].body_complete
+
+
+async def test_a_form_without_a_length_may_name_its_caller_itself(gateway: Gateway, upstream: Chaos) -> None:
+    """Its file may be long: by then the account is known. So may what follows the file."""
+    given = {"key": gateway.key, "secret": gateway.secret, "method": "v1/files", "purpose": "batch"}
+    file, late = bytes(4 * MEBIBYTE), b"l" * 2 * MEBIBYTE
+    body = form(*fields(given), ("file", "a", file), ("late", None, late))
+    answer = await send_chunked(gateway, "/openai/custom/", [body])
+    assert answer.json["error_code"] == "0000"
+    request = upstream.exchanges[0]
+    parts = parts_of(bytes(request.body), request.header("content-type") or "")
+    assert [content for _, content in parts] == [b"batch", file, late]
+
+
+async def test_a_long_lists_name_is_not_multiplied_without_limit(gateway: Gateway, upstream: Chaos) -> None:
+    """In a form each item of a list stands behind the list's name."""
+    o_args = '{"' + "k" * 400_000 + '":[' + ",".join("1" * 250_000) + "]}"
+    body = form(*fields({"_o_args": o_args}), ("file", "a", b"x"))
+    before = gateway.resident_bytes
+    answer = await post(gateway, body, method="v1/files")
+    assert answer.json["error_code"] == "4003"
+    assert gateway.resident_bytes - before < 80 * MEBIBYTE
     assert not upstream.exchanges

@@ -14,6 +14,7 @@ from tests.support import (
     UPSTREAM_KEY,
     Gateway,
     call,
+    exchange,
     free_port,
     gateway_process,
     native,
@@ -103,12 +104,12 @@ async def test_the_query_is_passed_on_without_the_gateways_own_parameters(
     ("path", "sent"),
     [
         ("/v1/models/ft:gpt-4o:org::id", "/v1/models/ft:gpt-4o:org::id"),
-        ("/v1/models/org%2Fname", "/v1/models/org/name"),
+        ("/v1/models/org%2Fname", "/v1/models/org%2Fname"),  # an id with a slash in it stays one segment
         ("/v1/models/", "/v1/models"),
         ("/v1/vector_stores/vs_1/files", "/v1/vector_stores/vs_1/files"),
     ],
 )
-async def test_a_path_is_decoded_once_and_passed_on(gateway: Gateway, upstream: Chaos, path: str, sent: str) -> None:
+async def test_a_path_is_passed_on_as_it_is(gateway: Gateway, upstream: Chaos, path: str, sent: str) -> None:
     assert (await native(gateway, "GET", path)).status == 200
     assert upstream.exchanges[0].target == sent
 
@@ -123,6 +124,54 @@ async def test_any_v1_interface_takes_every_verb_with_its_body(
     request = upstream.exchanges[0]
     assert (request.method, bytes(request.body)) == (verb, body)
     assert request.header("content-length") == str(len(body))
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "kind", "body"),
+    [
+        ("POST", "/v1/realtime/calls", "application/sdp", b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n"),
+        ("POST", "/v1/anything", "text/plain; charset=gbk", b"\xc4\xe3{"),
+        ("POST", "/v1/anything", "application/x-www-form-urlencoded", b"a=1&b=%00"),
+        ("PUT", "/v1/uploads/u/1", "application/octet-stream", bytes(range(256))),
+        ("POST", "/v1/batches", "multipart/mixed; boundary=b", b"--b--\r\n"),
+        ("POST", "/v1/audio/transcriptions", "audio/mpeg", bytes(range(256))),
+    ],
+)
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_body_that_is_not_json_by_its_type_goes_on_as_it_is(
+    gateway: Gateway, upstream: Chaos, verb: str, path: str, kind: str, body: bytes, framing: str
+) -> None:
+    fields = {"Content-Type": kind, "Authorization": f"Bearer {gateway.token}", "Connection": "close"}
+    if framing == "chunked":
+        fields["Transfer-Encoding"] = "chunked"
+        sent = request_bytes(verb, path, headers=fields) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        sent = request_bytes(verb, path, body, fields)
+    got = await exchange(gateway, sent)
+    assert (got.status, got.json) == (200, {"ok": True})
+    request = upstream.exchanges[0]
+    assert (request.method, request.target, request.header("content-type")) == (verb, path, kind)
+    assert bytes(request.body) == body
+    assert request.header("content-length") == (str(len(body)) if framing == "length" else None)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "x"])
+async def test_a_known_interfaces_json_may_be_called_something_else(
+    gateway: Gateway, upstream: Chaos, kind: str
+) -> None:
+    assert (await native(gateway, "POST", "/v1/chat/completions", CHAT, **{"Content-Type": kind})).status == 200
+    request = upstream.exchanges[0]
+    assert (bytes(request.body), request.header("content-type")) == (CHAT, "application/json")
+    refused = await native(gateway, "POST", "/v1/chat/completions", b"hello", **{"Content-Type": kind})
+    assert refused.headers["x-error-code"] == "4003"
+
+
+@pytest.mark.parametrize("kind", ["", "application/json", "text/json", "application/ld+json"])
+async def test_json_is_checked_on_its_way_to_any_interface(gateway: Gateway, upstream: Chaos, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    got = await native(gateway, "POST", "/v1/anything", b'{"a":1,"a":2}', **headers)
+    assert got.headers["x-error-code"] == "4003"
+    assert not upstream.exchanges
 
 
 async def test_head_is_a_get_without_the_body(gateway: Gateway, upstream: Chaos) -> None:

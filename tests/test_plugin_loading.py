@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -171,6 +172,37 @@ def test_picking_a_plugin_that_does_not_provide_it_is_an_error_that_lists_those_
 
 def test_picking_for_a_name_that_nobody_provides_is_an_error(site: Site) -> None:
     assert "plugins.translators.xx" in site.refusal(translators={"xx": "json"})
+
+
+def test_a_plugin_that_provides_nothing_has_a_row_and_picking_it_says_so(site: Site) -> None:
+    """One whose optional library is not installed, say."""
+    site.file("idle", HEAD + "@hookimpl\ndef gateway_formatters(): return []")
+    site.formatter("a", "mine")
+    assert site.row("idle", "", "", "provides nothing") in site.load().rows
+    assert site.refusal(formatters={"mine": "idle"}) == (
+        "plugins.formatters.mine: plugin 'idle' provides nothing here, is its optional dependency installed? "
+        f"provided by: a ({site.directory / 'a.py'})"
+    )
+
+
+def test_every_fault_is_told_at_once(site: Site) -> None:
+    site.file("a", "import no_such_module")
+    site.file("b", HEAD + "@hookimpl\ndef gateway_formatter(): return []")
+    site.file("c", HEAD + "@hookimpl\ndef gateway_formatters(value): return []")
+    site.file("d", HEAD + "@hookimpl\ndef gateway_formatters(): pass")
+    site.formatter("sound", "mine")
+    lines = site.refusal(off=("jsno",)).splitlines()
+    assert [line.partition(" (")[0] for line in lines[1:]] == ["plugin a", "plugin b", "plugin c", "plugin d"]
+    assert lines[0].startswith("plugins.off: ")
+
+
+def test_every_wrong_pick_is_told_at_once(site: Site) -> None:
+    site.formatter("a", "mine")
+    site.formatter("b", "mine")
+    lines = site.refusal(off=("jsno",), formatters={"xml": "a"}, translators={"xx": "a"}).splitlines()
+    assert [re.split("[:(]", line)[0] for line in lines] == [
+        "plugins.off", "two plugins provide the formatter 'mine'", "plugins.formatters.xml", "plugins.translators.xx",
+    ]  # fmt: skip
 
 
 def test_a_plugin_that_is_off_is_not_imported(site: Site) -> None:

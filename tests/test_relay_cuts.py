@@ -57,7 +57,8 @@ def break_off(exchange: Exchange, wire: bytes, end: str) -> None:
         exchange.cut()
     else:
         exchange.upstream.close()
-    exchange.read_head()
+    if not exchange.head:
+        exchange.read_head()
     exchange.read_end()
 
 
@@ -105,6 +106,64 @@ def assert_cut(exchange: Exchange, body: Body, offset: int) -> None:
     complete = data_of_events(sent)
     assert found[: len(complete)] == complete
     assert len(found) - len(complete) <= 1  # an unfinished event is ended, so that the error is one of its own
+
+
+AUDIO_TYPE = ("Content-Type", "audio/mpeg")
+FILES = {
+    "chunked": (head(200, AUDIO_TYPE, ("Transfer-Encoding", "chunked"), CLOSE), chunk(b"ID3"), ENDS),
+    "Content-Length": (head(200, AUDIO_TYPE, ("Content-Length", "100"), CLOSE), b"ID3", ENDS),
+    "the connection's end": (head(200, AUDIO_TYPE, CLOSE), b"ID3", ("RST",)),  # with a FIN it would be whole
+}
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("framing", FILES)
+def test_a_file_that_is_cut_does_not_end_like_a_whole_one(
+    gateway: Gateway, framing: str, front: str, version: str
+) -> None:
+    """On HTTP/1.0, where the end of the connection may be the body's, it ends with a reset."""
+    answer_head, beginning, ends = FILES[framing]
+    request = call_request(gateway, "v1/audio/speech", {"input": "a"}, front, version)
+    with Lockstep(gateway) as lockstep:
+        for end in ends:
+            with lockstep.begin(request) as exchange:
+                exchange.upstream.sendall(answer_head + beginning)
+                exchange.read_head()
+                exchange.read_payload(3)
+                break_off(exchange, b"", end)
+                assert exchange.payload == b"ID3"
+                assert not exchange.ended
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_stream_cut_in_its_done_does_not_end_like_a_whole_one_on_http_1_0(
+    gateway: Gateway, front: str, end: str
+) -> None:
+    """An error event behind it would complete the `[DONE]`."""
+    request = chat_request(gateway, front, version="1.0")
+    beginning = b'data: {"n": 1}\n\ndata: [DONE]'
+    with Lockstep(gateway) as lockstep, lockstep.begin(request) as exchange:
+        exchange.upstream.sendall(sse_head(CLOSE) + chunk(beginning))
+        exchange.read_head()
+        exchange.read_payload(len(beginning))
+        break_off(exchange, b"", end)
+        assert exchange.payload == beginning
+        assert not exchange.ended
+
+
+@pytest.mark.parametrize("result_type", ["json", "jsonu"])
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_stream_that_is_cut_on_http_1_0_says_so_in_its_last_event(
+    gateway: Gateway, front: str, result_type: str
+) -> None:
+    request = chat_request(gateway, front, version="1.0", result_type=result_type)
+    with Lockstep(gateway) as lockstep, lockstep.begin(request) as exchange:
+        break_off(exchange, sse_head(CLOSE) + chunk(b"data: 1\n\n"), "FIN")
+        first, error = data_of_events(bytes(exchange.payload))
+        assert first == b"1"
+        assert json.loads(error)["error"]["code"] == "5000"
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -115,7 +115,7 @@ async def test_hundreds_of_slow_clients_are_cut_off_and_delay_nobody(
     done.set()
     assert await others > 10
     assert {request.method for request in upstream.exchanges if request.body_complete} == {"GET"}
-    assert min(lasted) > DEADLINE_S / 2
+    assert min(lasted) > DEADLINE_S / 4  # not at once; connecting is in the time, and the machine shared
     assert max(lasted) < DEADLINE_S + SWEEP_S + 1.5  # the last byte is sent, and the machine shared
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -77,7 +78,33 @@ async def nothing(texts: Sequence[str], context: TranslationContext) -> None:
     return None
 
 
-@pytest.mark.parametrize("faulty", [raising, too_few, no_texts, nothing, lambda texts, context: ["not awaitable"]])
+async def half_a_pair(texts: Sequence[str], context: TranslationContext) -> list[str]:
+    return ["\ud83d" for _ in texts]
+
+
+async def exiting(texts: Sequence[str], context: TranslationContext) -> list[str]:
+    raise SystemExit(1)
+
+
+async def cancelling_its_own(texts: Sequence[str], context: TranslationContext) -> list[str]:
+    part = asyncio.create_task(shout(texts, context))
+    part.cancel()
+    return await part
+
+
+FAULTY = [
+    raising,
+    too_few,
+    no_texts,
+    nothing,
+    half_a_pair,
+    exiting,
+    cancelling_its_own,
+    lambda texts, context: ["not awaitable"],
+]
+
+
+@pytest.mark.parametrize("faulty", FAULTY)
 async def test_a_faulty_translator_leaves_the_source(faulty: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert await translated({"text": "a", "choices": [{"text": "b"}]}, faulty) == (
         {"text": "a", "choices": [{"text": "b"}]},
@@ -85,6 +112,36 @@ async def test_a_faulty_translator_leaves_the_source(faulty: Any, caplog: pytest
     )
     assert "translation to loud failed" in caplog.text
     assert "a secret" not in caplog.text
+
+
+async def test_a_translator_that_hangs_leaves_the_source_at_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    async def hang(texts: Sequence[str], context: TranslationContext) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    text = b'{"text": "a"}'
+    assert await translate_answer(text, translator(hang), CONTEXT, deadline_s=0.01) == (text, "failed")
+    assert "translation to loud failed: TimeoutError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyError])
+async def test_whatever_the_decision_raises_leaves_the_source(error: type[BaseException]) -> None:
+    def decide(text: str) -> bool:
+        raise error
+
+    assert await translate_answer(b'{"text": "a"}', TranslatorSpec("x", "de", decide, shout), CONTEXT) == (
+        b'{"text": "a"}',
+        "failed",
+    )
+
+
+async def test_the_operator_hears_of_a_slow_decision(caplog: pytest.LogCaptureFixture) -> None:
+    def decide(text: str) -> bool:
+        time.sleep(0.11)  # the plugin's fault
+        return True
+
+    await translate_answer(b'{"text": "a"}', TranslatorSpec("snail", "de", decide, shout), CONTEXT)
+    assert "the translator to snail held up every call" in caplog.text
 
 
 async def test_a_client_that_leaves_ends_the_translation() -> None:

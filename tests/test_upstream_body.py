@@ -63,20 +63,20 @@ def test_plain_chunks_pass_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "is_one"),
+    ("data", "size"),
     [
-        (chunk(b"data: 1\n\n"), True),
-        (b"00A\r\n0123456789\r\n", True),
-        (chunk(b"a") + chunk(b"b"), False),
-        (chunk(b"data")[:-1], False),
-        (b"4;x\r\ndata\r\n", False),
-        (LAST_CHUNK, False),
-        (b"4\r\ndata\n\n", False),
-        (b"", False),
+        (chunk(b"data: 1\n\n"), 9),
+        (b"00A\r\n0123456789\r\n", 10),
+        (chunk(b"a") + chunk(b"b"), 0),
+        (chunk(b"data")[:-1], 0),
+        (b"4;x\r\ndata\r\n", 0),
+        (LAST_CHUNK, 0),
+        (b"4\r\ndata\n\n", 0),
+        (b"", 0),
     ],
 )
-def test_the_shortest_path_takes_exactly_one_whole_chunk(data: bytes, is_one: bool) -> None:
-    assert ChunkedBody().one_chunk(data) is is_one
+def test_the_shortest_path_takes_exactly_one_whole_chunk(data: bytes, size: int) -> None:
+    assert ChunkedBody().one_chunk(data) == size
 
 
 @pytest.mark.parametrize("wire", BODIES.values(), ids=BODIES)
@@ -135,6 +135,32 @@ def test_nonsense_is_found_and_what_came_before_it_is_not_lost(nonsense: bytes) 
         received = Dechunker()
         received.feed(b"".join(framed) + body.append(b"!"))
         assert received.payload == b"onetwo!"
+
+
+READ_BYTES = 262_144
+
+
+@pytest.mark.parametrize("crumb", [chunk(b"x"), chunk(b"xx"), b"1;a\r\nx\r\n", b"0001\r\nx\r\n"])
+def test_a_read_of_nothing_but_crumbs_is_nonsense(crumb: bytes) -> None:
+    body = ChunkedBody()
+    framed: list[bytes] = []
+    payload = body.feed(crumb * (READ_BYTES // len(crumb)), framed)
+    assert body.fault is not None
+    assert body.fault.code.code == "4002"
+    assert 4096 <= len(payload) < 4200
+    received = Dechunker()
+    received.feed(b"".join(framed) + body.append(b"!"))
+    assert received.payload == b"".join(payload) + b"!"
+
+
+@pytest.mark.parametrize(
+    ("piece", "count"), [(b"x", 4096), (b"data: 1\n\n", READ_BYTES // 14)], ids=["a thousand crumbs", "small events"]
+)
+def test_small_chunks_are_no_nonsense(piece: bytes, count: int) -> None:
+    body = ChunkedBody()
+    assert b"".join(body.feed(chunk(piece) * count + LAST_CHUNK)) == piece * count
+    assert body.done
+    assert body.fault is None
 
 
 def test_a_long_head_of_a_chunk_is_not_held_for_ever() -> None:

@@ -22,6 +22,7 @@ from tests.chaos import (
     ReadBody,
     Script,
     Send,
+    Trickle,
     WaitFor,
     answer,
     chunk,
@@ -97,9 +98,9 @@ async def stalled(chaos: Chaos) -> int:
     return last
 
 
-async def whole_answer(link: UpstreamConnection) -> bytes:
+async def whole_answer(link: UpstreamConnection, limit_bytes: int = 1000) -> bytes:
     await link.answer()
-    return await link.read(1000)
+    return await link.read(limit_bytes)
 
 
 # the answer
@@ -162,6 +163,31 @@ async def test_what_breaks_an_answer_off_is_told_by_its_code(script: Script, cod
     assert caught.value.code.code == code
 
 
+async def test_a_body_in_small_chunks_is_kept_in_few_pieces() -> None:
+    """An object for each chunk would take many times the body's size."""
+    limit = 1_000_000
+    flood: Script = [
+        head(200, ("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")),
+        Flood(None, chunk(b"12345678") * 1000),
+    ]
+    async with exchange(flood) as (_, link):
+        await link.answer()
+        with pytest.raises(GatewayError, match="5000"):
+            await link.read(limit)
+        assert sum(map(len, link._pieces)) > limit
+        assert len(link._pieces) <= limit / 4096 + 1
+
+
+async def test_a_body_in_crumbs_is_nonsense() -> None:
+    flood: Script = [
+        head(200, ("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")),
+        Flood(None, chunk(b"12") * 40_000),
+    ]
+    async with exchange(flood) as (_, link):
+        with pytest.raises(GatewayError, match="4002"):
+            await whole_answer(link, 20_000_000)
+
+
 # pulled
 
 
@@ -183,7 +209,7 @@ async def test_who_takes_no_pieces_stops_the_upstream() -> None:
     async with exchange([sse_head(), Flood(total * len(piece), piece), Send(LAST_CHUNK)]) as (chaos, link):
         await link.answer()
         assert await stalled(chaos) < IN_FLIGHT_LIMIT_BYTES
-        assert link.paused
+        assert link.reading_paused
         assert sum([len(piece) async for piece in link.pieces()]) == total * 65_536
 
 
@@ -212,6 +238,16 @@ async def test_a_relay_writes_the_head_and_the_upstreams_own_chunks() -> None:
         assert link.relayed_bytes == len(SHORT_PAYLOAD)
         assert link.first_body_at is not None
         assert client.relay is None
+
+
+async def test_what_was_relayed_is_counted_in_payload_whatever_the_reads_were() -> None:
+    pieces = [piece for piece in EVENTS[:40] if len(piece) > 200]
+    for steps in ([b"".join(map(chunk, pieces))], list(map(chunk, pieces)), [Trickle(b"".join(map(chunk, pieces)), 7)]):
+        script: Script = [sse_head(), *steps, LAST_CHUNK]
+        async with connected_client() as (client, _), exchange(script) as (_, link):
+            await link.answer()
+            await link.relay(client, b"", chunked=True)
+            assert link.relayed_bytes == sum(map(len, pieces))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.chaos import (
     Cut,
     Exchange,
     Hang,
+    ReadBody,
     Script,
     Set,
     WaitFor,
@@ -103,6 +104,19 @@ async def test_an_idle_connection_is_closed_when_it_is_old() -> None:
         async with asyncio.timeout(5):
             await chaos.connections[0].closed.wait()
         assert pool.idle_count == 0
+
+
+async def test_a_connection_whose_request_lies_unsent_is_not_used_again() -> None:
+    """The upstream answered before it took the request: the next one would wait behind the rest of it."""
+    size = 20_000_000
+    request = b"POST /v1/files HTTP/1.1\r\nHost: upstream\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    async with Chaos([ReadBody(0), json_answer({"early": 1})], json_answer({})) as chaos, pool_to(chaos) as pool:
+        async with pool.exchange(request) as link:
+            await link.answer()
+            assert await link.read(1000) == b'{"early": 1}'
+        async with asyncio.timeout(2):
+            assert await body_of_answer(pool) == b"{}"
+        assert len(chaos.connections) == 2
 
 
 async def test_closing_the_pool_closes_every_connection() -> None:

@@ -11,7 +11,7 @@ from secrets import token_hex
 
 from aiohttp import web
 
-from gateway.config import DefaultsSettings, ServerSettings, Settings, StoreSettings, UpstreamSettings
+from gateway.config import DefaultsSettings, LogSettings, ServerSettings, Settings, StoreSettings, UpstreamSettings
 from gateway.demo.upstream import build_app
 from gateway.store import open_store
 from gateway.types import Account
@@ -71,8 +71,10 @@ async def start(host: str, port: int, key: str, pace_s: float = 0.025) -> tuple[
 
 def run(host: str, port: int) -> int:
     """`gateway demo`: the upstream and the gateway in one process, with a store that goes when they end."""
+    from gateway import app
+
     with tempfile.TemporaryDirectory(prefix="gateway-demo-") as directory:
-        asyncio.run(serve(host, port, Path(directory), print_banner))
+        app.run_process(serve(host, port, Path(directory), print_banner), LogSettings())
     return 0
 
 

@@ -176,6 +176,7 @@ class Client:
             f"{kind}{framing}{closing}{fields}{self.cors}\r\n"
         )
         self.sent_status = status
+        self.connection.answer_begun = True
         self.sent_at = self.connection.now()
         return head.encode("latin-1")
 
@@ -189,7 +190,8 @@ class Client:
         else:
             self._write(head)
             self._write(body)
-        self.sent_bytes += len(body)
+        if not self.bodyless:
+            self.sent_bytes += len(body)
         if self.connection.writing_paused:
             await self.connection.drain()
 
@@ -198,6 +200,11 @@ class Client:
         self._write(data)
         if self.connection.writing_paused:
             await self.connection.drain()
+
+    def cut_off(self) -> None:
+        """Ends the connection with a reset: an orderly end could be taken for the end of the answer."""
+        self.keep_alive = False
+        self.connection.reset()
 
     def write_last(self, data: bytes) -> None:
         """Sends the last bytes of an answer that must not look whole: the connection closes behind them."""

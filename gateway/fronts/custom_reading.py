@@ -12,12 +12,22 @@ import msgspec
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.formatting import read_object
+from gateway.formatting import NotJson, check_json, read_object
 from gateway.fronts.client import SMALL_BODY_BYTES, Client
 from gateway.fronts.multipart import Form
-from gateway.fronts.reading import Authenticate, Reading, Upload, decode, split_pairs, with_default_model, with_members
+from gateway.fronts.reading import (
+    Authenticate,
+    Known,
+    Reading,
+    Upload,
+    credentials_come_first,
+    decode,
+    split_pairs,
+    with_default_model,
+    with_members,
+)
 from gateway.methods import TEXT_ARGUMENTS, TEXT_OR_LIST_ARGUMENTS, Method, check_name, check_required, known_method
-from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue
+from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue, RenderingRefused
 
 OWN_PARAMETERS = frozenset({
     "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "version", "_method",
@@ -26,19 +36,13 @@ IGNORED_PARAMETERS = frozenset({
     "sign", "dateline", "guest_ip", "source_data", "session", "desc_lang", "prop_lang", "API_type",
 })  # fmt: skip
 """The reseller's own clients send these: accepted, ignored, never sent upstream."""
+NOT_ARGUMENTS = OWN_PARAMETERS | IGNORED_PARAMETERS
+
+MAX_QUERY_BYTES = 16_384
+"""The longest query that is made of arguments: upstreams take a request line of some such length and no longer."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _VERBS = ("GET", "POST", "DELETE")
-_NOT_OURS = OWN_PARAMETERS | IGNORED_PARAMETERS
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a call may name: the formats and languages that are loaded, and the default models by method."""
-
-    result_types: Collection[str]
-    languages: Collection[str]
-    default_models: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -52,6 +56,11 @@ class _Parameters:
     form: Form | None = None
     fault: GatewayError | None = None
     unread: bool = False  # a part of them could not be read
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the call is an upload."""
+        return self.form is not None and bool(self.form.files)
 
     def add(self, name: str, value: str) -> None:
         """A parameter given as text."""
@@ -71,7 +80,11 @@ class _Parameters:
 
     def add_own(self, name: str, value: str) -> None:
         """One of the gateway's own parameters."""
+        if name == "api_name":  # several may be given: each has to be right, and which one is wrong is told as 4010
+            value = value if self.own.get(name, "custom") == "custom" else self.own[name]
+            self.own[name] = value
         name = "method" if name == "api" else name
+        value = value.upper() if name == "_method" else value
         if self.own.setdefault(name, value) != value:
             self.wrong(GatewayError("4003", f"{name} is given twice with different values", param=name))
 
@@ -122,31 +135,26 @@ async def _collect(parameters: _Parameters, client: Client, query: str, authenti
 
 
 async def _collect_body(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:
+    own = parameters.own
+    identified = bool(own.get("key") and own.get("secret"))
     if not client.body_in_hand:
-        own = parameters.own
-        if own.get("key") and own.get("secret"):
+        if identified:
             authenticate(own["key"], own["secret"])
         elif client.content_length is not None:
-            raise GatewayError(
-                "4014", f"with a body over {SMALL_BODY_BYTES} bytes, key and secret must stand in the URL"
-            )
+            raise credentials_come_first()
     media_type = client.request.content_type
     if media_type == "multipart/form-data":
-        parameters.form = form = Form(client)
+        parameters.form = form = Form(client, identified=identified)
         await form.read()
         for name, value in form.fields:
             parameters.add(name, value)
         return
-    identified = bool(parameters.own.get("key") and parameters.own.get("secret"))
-    body = await client.read_body(client.settings.max_json_bytes if identified else SMALL_BODY_BYTES)
+    limit = client.settings.max_json_bytes if identified else SMALL_BODY_BYTES
+    body = await client.read_body(limit)
     if body is None:
         if not identified:
-            raise GatewayError(
-                "4014", f"with a body over {SMALL_BODY_BYTES} bytes, key and secret must stand in the URL"
-            )
-        raise GatewayError(
-            "4003", f"a body may hold {client.settings.max_json_bytes} bytes; larger ones are for files only"
-        )
+            raise credentials_come_first()
+        raise GatewayError("4003", f"a body may hold {limit} bytes; larger ones are for files only")
     if media_type == "application/json" or body.lstrip()[:1] in {b"{", b"["}:
         _add_json(parameters, body)
     elif media_type in {"application/x-www-form-urlencoded", "application/octet-stream", "text/plain"}:
@@ -165,14 +173,14 @@ def _form_text(body: bytes) -> str:
 def _add_json(parameters: _Parameters, body: bytes) -> None:
     """A JSON body: parameters and flat arguments together, or nothing but arguments, which then stay as written."""
     values = read_object(body)
-    if _NOT_OURS.isdisjoint(values):
+    if NOT_ARGUMENTS.isdisjoint(values):
         parameters.body = Arguments(body, values)
         return
     members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     for name, text in members.items():
         value = values[name]
-        if name == "_o_args" and isinstance(value, dict):
-            parameters.add_own(name, bytes(text).decode())
+        if name == "_o_args" and (value is None or isinstance(value, dict)):
+            parameters.add_own(name, "" if value is None else bytes(text).decode())
         elif name in OWN_PARAMETERS:
             if isinstance(value, bool) or not isinstance(value, str | int):
                 raise GatewayError("4003", f"{name} must be text", param=name)
@@ -183,19 +191,33 @@ def _add_json(parameters: _Parameters, body: bytes) -> None:
 
 
 def flat_json(name: str, value: str) -> bytes:
-    """A flat argument as JSON: numbers, true, false, null, arrays and objects are read as such, all else is text."""
-    if name not in TEXT_ARGUMENTS:
-        first = value[:1]
-        if first in {"[", "{"}:
-            try:
-                orjson.loads(value)
-            except orjson.JSONDecodeError:
-                pass
-            else:
-                return value.encode()
-        elif name not in TEXT_OR_LIST_ARGUMENTS and (value in {"true", "false", "null"} or _NUMBER.fullmatch(value)):
-            return value.encode()
-    return orjson.dumps(value)
+    """A flat argument as JSON: numbers, true, false, null, arrays and objects are read as such, all else is text.
+
+    Raises 4003 for what is JSON and could not stand in `_o_args` either: a repeated key, half a surrogate pair, …
+    """
+    if name in TEXT_ARGUMENTS or not _is_json(name, value):
+        return orjson.dumps(value)
+    text = value.encode()
+    try:
+        read_object(b'{"":%b}' % text)
+    except GatewayError as error:
+        raise GatewayError("4003", f"{name}: {error.reason}", param=name) from None
+    return text
+
+
+def _is_json(name: str, value: str) -> bool:
+    """Whether an argument's text is meant as JSON."""
+    if value[:1] in {"[", "{"}:
+        try:
+            check_json(value.encode())
+        except NotJson:
+            return False
+        except RenderingRefused:
+            return True
+        return True
+    if name in TEXT_OR_LIST_ARGUMENTS:
+        return False
+    return value in {"true", "false", "null"} or _NUMBER.fullmatch(value) is not None
 
 
 def _call(parameters: _Parameters, client: Client, known: Known, request_id: str) -> tuple[Call, Upload | None]:
@@ -210,25 +232,9 @@ def _call(parameters: _Parameters, client: Client, known: Known, request_id: str
         arguments = _arguments(parameters)
     except GatewayError as error:
         parameters.lose(error)
-    files = parameters.form.files if parameters.form is not None else ()
-    if not parameters.unread:
-        deleting = own.get("_method") == "DELETE" or client.request.method == "DELETE"
-        check_required(None if deleting else method, arguments.values)
-        if method is not None and method.file and method.takes_arguments and not (files or deleting):
-            _check_file(method, arguments)
-    fault = parameters.fault or _wrong_value(own, known)
-    if fault is not None:
-        raise fault
-    verb = _verb(own, client, method, bool(arguments.values), bool(files))
-    query = ""
-    upload = None
-    if verb == "POST":
-        if files:
-            upload = _upload(parameters, arguments, name, known)
-        else:
-            arguments = with_default_model(arguments, name, known.default_models) if arguments.values else arguments
-    elif arguments.values:
-        query = urlencode([(key, text_of(value)) for key, value in arguments.values.items()])
+    _check(parameters, client, method, arguments, known)
+    verb = _verb(own, client, method, bool(arguments.values), has_files=parameters.has_files)
+    arguments, query, upload = _upstream_form(parameters, name, verb, arguments, known)
     call = Call(
         request_id=request_id,
         front="custom",
@@ -246,6 +252,42 @@ def _call(parameters: _Parameters, client: Client, known: Known, request_id: str
     return call, upload
 
 
+def _check(parameters: _Parameters, client: Client, method: Method | None, arguments: Arguments, known: Known) -> None:
+    """Raises 4014 for an argument or a file that is missing, then 4003 for the first fault."""
+    own = parameters.own
+    if not parameters.unread:
+        deleting = own.get("_method") == "DELETE" or client.request.method == "DELETE"
+        check_required(None if deleting else method, arguments.values)
+        if method is not None and method.file and method.takes_arguments and not (parameters.has_files or deleting):
+            _check_file(method, arguments)
+    fault = parameters.fault or _wrong_value(own, known)
+    if fault is not None:
+        raise fault
+
+
+def _upstream_form(
+    parameters: _Parameters, name: str, verb: str, arguments: Arguments, known: Known
+) -> tuple[Arguments, str, Upload | None]:
+    """How the arguments travel: as the JSON body of a POST, beside its files in a form, or else in the query."""
+    if verb != "POST":
+        return arguments, _query(arguments), None
+    if parameters.has_files:
+        return arguments, "", _upload(parameters, arguments, name, known)
+    if arguments.values:
+        arguments = with_default_model(arguments, name, known.default_models)
+    return arguments, "", None
+
+
+def _query(arguments: Arguments) -> str:
+    pairs = [(name, text_of(value)) for name, value in arguments.values.items()]
+    # Encoding takes its time and never shortens: what is too long already is not encoded first.
+    if sum(len(name) + len(text) + 1 for name, text in pairs) <= MAX_QUERY_BYTES:
+        query = urlencode(pairs)
+        if len(query) <= MAX_QUERY_BYTES:
+            return query
+    raise GatewayError("4003", f"the arguments of this method travel in a URL and may hold {MAX_QUERY_BYTES} bytes")
+
+
 def _check_file(method: Method, arguments: Arguments) -> None:
     """Raises 4014 where a file is missing; newer interfaces take it as an argument too (a URL or an id)."""
     if arguments.values.keys().isdisjoint({method.file, f"{method.file}s"}):
@@ -258,13 +300,21 @@ def _arguments(parameters: _Parameters) -> Arguments:
     arguments = parameters.body or NO_ARGUMENTS
     if text:
         raw = text.encode()
-        named = Arguments(raw, _o_args(raw))
+        named = _without_own(Arguments(raw, _o_args(raw)))
         extra = _members(arguments, named.values)
         arguments = with_members(named, extra, {name: orjson.loads(value) for name, value in extra.items()})
     if parameters.flat:
         extra = {name: value for name, value in parameters.flat.items() if name not in arguments.values}
         arguments = with_members(arguments, extra, {name: orjson.loads(value) for name, value in extra.items()})
     return arguments
+
+
+def _without_own(arguments: Arguments) -> Arguments:
+    """Arguments without the gateway's own parameters, which a confused caller may have put among them."""
+    if OWN_PARAMETERS.isdisjoint(arguments.values):
+        return arguments
+    kept = _members(arguments, dict.fromkeys(OWN_PARAMETERS))
+    return with_members(NO_ARGUMENTS, kept, {name: arguments.values[name] for name in kept})
 
 
 def _o_args(raw: bytes) -> dict[str, JsonValue]:
@@ -298,7 +348,9 @@ def _wrong_value(own: Mapping[str, str], known: Known) -> GatewayError | None:
     return None
 
 
-def _verb(own: Mapping[str, str], client: Client, method: Method | None, has_arguments: bool, has_files: bool) -> str:
+def _verb(
+    own: Mapping[str, str], client: Client, method: Method | None, has_arguments: bool, *, has_files: bool
+) -> str:
     """The HTTP method upstream (contract, section 1, Methods)."""
     asked = own.get("_method")
     if asked:
@@ -316,12 +368,13 @@ def _upload(parameters: _Parameters, arguments: Arguments, name: str, known: Kno
     fields: list[tuple[str, str]] = []
     for key, value in arguments.values.items():
         if isinstance(value, list):
-            fields += [(key if key.endswith("[]") else f"{key}[]", text_of(item)) for item in value]
+            repeated = key if key.endswith("[]") else f"{key}[]"  # made once: the name may be as long as the list
+            fields += [(repeated, text_of(item)) for item in value]
         else:
             fields.append((key, given[key] if key in given and "_o_args" not in parameters.own else text_of(value)))
     if "model" not in arguments.values and name in known.default_models:
         fields.append(("model", known.default_models[name]))
-    return cast(Form, parameters.form).upload(fields, _NOT_OURS)
+    return cast(Form, parameters.form).upload(fields, NOT_ARGUMENTS)
 
 
 def text_of(value: JsonValue) -> str:

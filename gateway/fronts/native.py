@@ -10,15 +10,17 @@ import orjson
 from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import read_object
 from gateway.fronts.client import Client
-from gateway.fronts.custom_reading import Known
-from gateway.fronts.reading import Authenticate, Reading, Upload, decode, with_default_model
-from gateway.methods import check_required, known_method, name_from_path
+from gateway.fronts.reading import Authenticate, Known, Reading, Upload, decode, with_default_model
+from gateway.methods import Method, check_required, known_method, name_from_path
 from gateway.types import NO_ARGUMENTS, Arguments, Call
 
 OWN_PARAMETERS = frozenset({"result_type", "lang", "cache", "key", "secret"})
 """Query parameters that are the gateway's; every other one is the upstream's."""
 
 VERBS = ("GET", "POST", "DELETE", "PUT", "PATCH")
+
+_MISLABELLED = frozenset({"application/x-www-form-urlencoded", "application/octet-stream", "text/plain"})
+"""What tools call a JSON body that nobody told them the type of."""
 
 _BETA = re.compile(r"[A-Za-z0-9_=;,. -]{1,200}")
 _MEDIA_TYPE = re.compile(r"[ -~]{1,300}")
@@ -51,13 +53,10 @@ async def read_call(
     if client.has_body:
         if not client.body_in_hand:
             authenticate(key, secret)
-        if request.content_type == "multipart/form-data":
-            upload = Upload(_content_type(client), client.content_length, client.body_pieces())
+        if _holds_arguments(client, method):
+            arguments = await _arguments(client)
         else:
-            body = client.body_with_head()
-            if body is None:
-                body = await client.read_body(client.settings.max_json_bytes)
-            arguments = _arguments(body, client.settings.max_json_bytes)
+            upload = Upload(_content_type(client), client.content_length, client.body_pieces())
     if upload is None and verb == "POST":
         check_required(method, arguments.values)
         if arguments.values:
@@ -77,7 +76,7 @@ async def read_call(
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,
     )
-    return Reading(key, secret, call, upload, _passed_headers(client))
+    return Reading(key, secret, call, upload, _passed_headers(client), path[1:] if "%" in path else "")
 
 
 def _credentials(authorization: str | None) -> tuple[str, str]:
@@ -115,10 +114,22 @@ def _one_of(own: dict[str, str], name: str, allowed: Collection[str]) -> str | N
     return value or None
 
 
-def _arguments(body: bytes | None, limit_bytes: int) -> Arguments:
-    """The arguments in a JSON body; None is one that was too long to read."""
-    if body is None or len(body) > limit_bytes:
-        raise GatewayError("4003", f"a body may hold {limit_bytes} bytes; larger ones are for files only")
+def _holds_arguments(client: Client, method: Method | None) -> bool:
+    """Whether the body is read as JSON, by its type; any other one (a form, an SDP offer) goes on as it comes."""
+    if not client.request.headers.get("Content-Type"):
+        return True
+    kind = client.request.content_type
+    return kind.endswith(("/json", "+json")) or (method is not None and kind in _MISLABELLED)
+
+
+async def _arguments(client: Client) -> Arguments:
+    """The arguments in a JSON body; raises 4003 for one that is none, or too long."""
+    limit = client.settings.max_json_bytes
+    body = client.body_with_head()
+    if body is None:
+        body = await client.read_body(limit)
+    if body is None or len(body) > limit:
+        raise GatewayError("4003", f"a body may hold {limit} bytes; larger ones are for files only")
     return Arguments(body, read_object(body)) if body.strip() else NO_ARGUMENTS
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from gateway.errors import GatewayError
+from gateway.fronts.client import SMALL_BODY_BYTES
 from gateway.types import Account, Arguments, Call, JsonValue, PerCall
 
 MAX_PARAMETERS = 1000
 
 Authenticate = Callable[[str, str], Account]
 """Finds the account of a key and a secret, or raises 4004, 4005 or 4007."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a call may name: the formats and languages that are loaded, and the default models by method."""
+
+    result_types: Collection[str]
+    languages: Collection[str]
+    default_models: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,12 @@ class Reading(PerCall, frozen=True):
     call: Call
     upload: Upload | None = None
     headers: str = ""  # header lines that go upstream as they are
+    path: str = ""  # the method as the caller percent-encoded it; empty where that is the method itself
+
+
+def credentials_come_first() -> GatewayError:
+    """The refusal of a stranger's body that is too long to read before the account is known."""
+    return GatewayError("4014", f"with a body over {SMALL_BODY_BYTES} bytes, key and secret must stand in the URL")
 
 
 def split_pairs(raw: str) -> list[tuple[str, str]]:

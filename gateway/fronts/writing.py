@@ -115,17 +115,19 @@ class Writer:
         length = head.length if head.length >= 0 else None
         fields += progress.fields(client.connection.now(), None)
         first = client.head(head.status, head.content_type.decode("latin-1"), length, fields)
+        progress.outcome = SUCCESS  # unless it breaks off; a client that leaves has had the upstream's success
         if client.bodyless:
             await client.write(first)
-            progress.outcome = SUCCESS
             return
         try:
             await link.relay(client.connection, first, chunked=length is None and client.http11)
-            progress.outcome = SUCCESS
         except GatewayError as error:
             progress.outcome = error.code
             progress.cut = True
-            client.write_last(b"")
+            if length is None:
+                self._end_short()
+            else:
+                client.write_last(b"")
         finally:
             self._note(link)
 
@@ -138,6 +140,7 @@ class Writer:
         content_type = head.content_type.decode("latin-1")
         fields += STREAM_FIELDS + progress.fields(client.connection.now(), None)
         first = client.head(status, content_type, None, fields)
+        progress.outcome = SUCCESS  # as for a file
         if client.bodyless:
             await client.write(first)
         elif spec is None or spec.name == "json":
@@ -150,13 +153,14 @@ class Writer:
         try:
             with self._kept_alive(link, lambda: link.stands_between_chunks and separator(link.tail) == b""):
                 await link.relay(client.connection, first, chunked=client.http11, looks_whole=self._looks_whole)
-            progress.outcome = SUCCESS
         except GatewayError as error:
             progress.outcome = error.code
             progress.cut = True
             before = separator(link.tail)
-            event = b"" if before is None else link.append(before + _error_event(error))
-            client.write_last(event)
+            if before is None:
+                self._end_short()
+            else:
+                client.write_last(link.append(before + _error_event(error)))
         finally:
             self._note(link)
 
@@ -165,7 +169,6 @@ class Writer:
         event: Event | None = None
         splitter = EventSplitter(self._writing.stream.max_event_bytes)
         await client.write(first)
-        progress.first_byte_at = client.connection.now()
         try:
             with self._kept_alive(link, lambda: True):  # events are written whole
                 async for piece in _with_last_blank_line(link, head):
@@ -173,12 +176,13 @@ class Writer:
                         encoded = await self._event(spec, event)
                         await client.write(self._framed(encoded))
                         client.sent_bytes += len(encoded)
+                        if progress.first_byte_at is None:
+                            progress.first_byte_at = client.connection.now()
             last = event.raw if event is not None else b""
             if splitter.rest.strip() or (head.length == UNTIL_CLOSE and not self._looks_whole(last)):
                 raise broke_off()
             if client.http11:
                 await client.write(LAST_CHUNK)
-            progress.outcome = SUCCESS
         except EventTooLarge:
             limit = self._writing.stream.max_event_bytes
             await self._cut(spec, GatewayError("5000", f"an event of the stream is larger than {limit} bytes"))
@@ -259,6 +263,13 @@ class Writer:
 
     def _framed(self, payload: bytes) -> bytes:
         return frame(payload) if self._client.http11 else payload
+
+    def _end_short(self) -> None:
+        """Ends a body without a length so that it cannot be taken for whole, where no error event can say so."""
+        if self._client.http11:
+            self._client.write_last(b"")  # the last chunk is missing
+        else:
+            self._client.cut_off()  # HTTP/1.0: an orderly end would be the body's
 
     def _note(self, link: UpstreamConnection) -> None:
         self._progress.first_byte_at = link.first_body_at

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HELD_BYTES: Final = 65_536
 """How much of a body waits for its reader before the upstream is read no further."""
 
+_SMALL_BYTES: Final = 4096  # what is collected is joined up to this: an object a chunk would cost more than its bytes
 _TAIL_BYTES: Final = 512
 _WHOLE_TAIL_BYTES: Final = 128  # a read of this size or more is tail enough on its own
 
@@ -76,30 +77,28 @@ class UpstreamConnection(asyncio.Protocol):
         "_tail_is_chunk",
         "_target",
         "_waiter",
-        "_write_paused",
         "first_body_at",
         "head",
         "idle_since",
-        "paused",
         "read_at",
+        "reading_paused",
         "relayed_bytes",
         "request_whole",
-        "reused",
         "started_at",
         "state",
         "transport",
+        "writing_paused",
     )
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._now = pool.now
         self.transport: asyncio.Transport | None = None
-        self.reused = False
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
-        self._write_paused = False
-        self.paused = False
+        self.writing_paused = False
+        self.reading_paused = False
         self._reset()
 
     def _reset(self) -> None:
@@ -166,11 +165,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The upstream reads a request's body more slowly than it is sent."""
-        self._write_paused = True
+        self.writing_paused = True
 
     def resume_writing(self) -> None:
         """The upstream reads again."""
-        self._write_paused = False
+        self.writing_paused = False
         self._wake_writer()
 
     # the request
@@ -189,7 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise GatewayError("4001", "the upstream closed the connection while it was sent the request")
         self.transport.write(data)
         self.read_at = self._now()  # while a body is sent, its progress is what counts
-        if self._write_paused:
+        if self.writing_paused:
             self._drain_waiter = self._pool.loop.create_future()
             await self._drain_waiter
 
@@ -209,7 +208,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.state != ENDED or self._collected > limit_bytes:
             return None
         pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return _joined(pieces)
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises 5000 when it is larger than `limit_bytes` or breaks off."""
@@ -223,7 +222,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._collected > limit_bytes:
             raise GatewayError("5000", f"the upstream's answer is larger than {limit_bytes} bytes")
         pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return _joined(pieces)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body's payload as it arrives; the upstream is read no faster than this is."""
@@ -296,7 +295,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def tail(self) -> bytes:
-        """The last payload that was relayed: at least 128 bytes of it, where there were as many."""
+        """The last payload that was relayed: at least some 120 bytes of it, where there were as many.
+
+        That is enough for `separator`: the boundary shows in the last four, and an unfinished `data: [DONE]` takes a
+        dozen. One that lies further back has other lines behind it, which no API sends.
+        """
         if self._tail_is_chunk:
             return self._tail[self._tail.index(b"\n") + 1 : -2]
         return self._tail
@@ -305,14 +308,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Reads no further: whoever takes the bytes is slower."""
-        if not self.paused and self.transport is not None and not self.transport.is_closing():
-            self.paused = True
+        if not self.reading_paused and self.transport is not None and not self.transport.is_closing():
+            self.reading_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Reads on after `pause`."""
-        if self.paused:
-            self.paused = False
+        if self.reading_paused:
+            self.reading_paused = False
             self.read_at = self._now()
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.resume_reading()
@@ -335,6 +338,8 @@ class UpstreamConnection(asyncio.Protocol):
             and self.request_whole
             and self.transport is not None
             and not self.transport.is_closing()
+            # An answer may come before the request was taken: the next one would wait behind the rest of it.
+            and self.transport.get_write_buffer_size() == 0
             and self.head is not None
             and self.head.keep_alive
             and self._body is not None
@@ -344,7 +349,6 @@ class UpstreamConnection(asyncio.Protocol):
     def make_idle(self) -> None:
         """Forgets the exchange; the connection waits for another."""
         self._reset()
-        self.reused = True
         self.idle_since = self._now()
         self.resume()
 
@@ -382,9 +386,15 @@ class UpstreamConnection(asyncio.Protocol):
             pieces = cast(ChunkedBody, body).feed(data, self._framed)
         else:
             pieces = body.feed(data)
-        self._pieces += pieces
         for piece in pieces:
             self._collected += len(piece)
+        if self.state == COLLECT and pieces:
+            kept = self._pieces
+            if kept and len(kept[-1]) < _SMALL_BYTES:
+                pieces.insert(0, kept.pop())
+            kept.append(_joined(pieces))
+        else:
+            self._pieces += pieces
         if body.done:
             self.state = ENDED
             self._wake()
@@ -404,24 +414,25 @@ class UpstreamConnection(asyncio.Protocol):
         body, target = self._body, self._target
         assert isinstance(body, ChunkedBody)  # noqa: S101  # set together with the state; cheaper than a cast
         assert target is not None  # noqa: S101
-        if len(data) >= _WHOLE_TAIL_BYTES and body.one_chunk(data):
+        if len(data) >= _WHOLE_TAIL_BYTES and (size := body.one_chunk(data)):
             target.write(data)
             self._tail = data
             self._tail_is_chunk = True
-            self.relayed_bytes += len(data)
+            self.relayed_bytes += size
             if self.first_body_at is None:
                 self.first_body_at = self.read_at
             return
         framed: list[bytes] = []
         self._note(body.feed(data, framed))
         if framed:
-            target.write(framed[0] if len(framed) == 1 else b"".join(framed))
+            target.write(_joined(framed))
         self._end_if_over(body)
 
     def _relay_payload(self, pieces: list[bytes]) -> None:
         self._note(pieces)
-        for piece in self._dressed(pieces):
-            cast(asyncio.Transport, self._target).write(piece)
+        if pieces:
+            piece = _joined(pieces)
+            cast(asyncio.Transport, self._target).write(frame(piece) if self._framed_relay else piece)
         self._end_if_over(cast(Body, self._body))
 
     def _dressed(self, pieces: list[bytes]) -> list[bytes]:
@@ -475,3 +486,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
         self._drain_waiter = None
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    """The pieces as one; a single piece is not copied."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

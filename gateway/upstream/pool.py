@@ -59,16 +59,16 @@ class Pool:
         """One request and its answer: `async with pool.exchange(first_bytes) as link`."""
         return Exchange(self, request)
 
-    async def acquire(self) -> UpstreamConnection:
-        """A connection that is the caller's until `release`. Raises 4001 and 4017."""
-        return self.take_idle() or self._in_use(await self._connect())
-
     def take_idle(self) -> UpstreamConnection | None:
-        """As `acquire`, where a connection is at hand."""
+        """A connection that is at hand, the caller's until `release`."""
         link = self._live_idle()
-        return None if link is None else self._in_use(link)
+        if link is not None:
+            self._active.add(link)
+        return link
 
-    def _in_use(self, link: UpstreamConnection) -> UpstreamConnection:
+    async def connect(self) -> UpstreamConnection:
+        """A new connection, the caller's until `release`. Raises 4001 and 4017."""
+        link = await self._connect()
         self._active.add(link)
         return link
 
@@ -151,7 +151,7 @@ class Pool:
         if link.state == connection.HEAD:
             if now - link.read_at > deadlines.first_byte_s:
                 return f"the upstream did not answer within {deadlines.first_byte_s:g} s"
-        elif not link.paused and now - link.read_at > deadlines.idle_s:
+        elif not link.reading_paused and now - link.read_at > deadlines.idle_s:
             return f"the upstream sent nothing for {deadlines.idle_s:g} s"
         return None
 
@@ -170,7 +170,7 @@ class Exchange:
         self._request = request
 
     async def __aenter__(self) -> UpstreamConnection:
-        self._link = self._pool.take_idle() or await self._pool.acquire()
+        self._link = self._pool.take_idle() or await self._pool.connect()
         try:
             self._link.send(self._request)
         except BaseException:

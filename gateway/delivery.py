@@ -1,0 +1,128 @@
+"""From what the upstream answered to what the client is given: which answers count, and which way each goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError
+from gateway.formatting import NotJson, check_json
+from gateway.fronts.writing import Whole, Writer
+from gateway.hookspecs import TranslatorSpec
+from gateway.methods import known_method
+from gateway.progress import NO_RESULT, SUCCESS, Progress
+from gateway.translation import UNAVAILABLE, translate_answer
+from gateway.types import Call, RenderingRefused, TranslationContext
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.head import ResponseHead
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream"
+REFUSED_CREDENTIALS = frozenset({401, 403, 407, 408})
+"""Answers that speak of the operator's own standing with the upstream, not of this request (contract, section 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How answers are delivered, the same for every call.
+
+    `pass_headers` are the upstream's headers (in lower case) that a client sees.
+    """
+
+    translators: Mapping[str, TranslatorSpec]
+    pass_headers: frozenset[bytes]
+    max_answer_bytes: int
+
+    async def deliver(
+        self, writer: Writer, link: UpstreamConnection, head: ResponseHead, call: Call, progress: Progress
+    ) -> None:
+        """Writes an answer by what it is: a stream, a file, or JSON or text as a whole. Raises 4002 and 5000."""
+        refuse_unusable(head)
+        fields = self._passed_fields(head)
+        if head.status >= 300:
+            await writer.whole(await self._whole(link, head, fields))
+        elif head.media_type == EVENTS:
+            if call.lang is not None:
+                progress.translate_status = UNAVAILABLE  # streams are delivered as the upstream wrote them
+            await writer.stream(link, head, fields)
+        elif is_file(head, call):
+            await writer.file(link, head, fields)
+        elif head.media_type == b"text/html":
+            raise GatewayError("4002", "the upstream answered with a web page")
+        else:
+            answer = await self._whole(link, head, fields)
+            if call.lang is not None and answer.json is not None and not _asks_for_json(call):
+                answer = await self._translated(answer, answer.json, call, progress)
+            await writer.whole(answer)
+
+    async def _whole(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> Whole:
+        """The whole answer, once it is known to be what it says."""
+        body = link.whole_body(self.max_answer_bytes)
+        if body is None:
+            body = await link.read(self.max_answer_bytes)
+        code = SUCCESS if head.status < 300 else NO_RESULT
+        json = body if is_json(body, head) else None
+        return Whole(code, head.status, head.content_type.decode("latin-1"), body, json, fields)
+
+    async def _translated(self, answer: Whole, text: bytes, call: Call, progress: Progress) -> Whole:
+        account = progress.account.name if progress.account is not None else ""
+        context = TranslationContext(call.method, call.request_id, account)
+        translator = self.translators.get(call.lang or "")
+        text, progress.translate_status = await translate_answer(text, translator, context)
+        return Whole(answer.code, answer.status, answer.content_type, text, text, answer.fields)
+
+    def _passed_fields(self, head: ResponseHead) -> str:
+        """The upstream's headers that a client may see, as lines."""
+        lines = ""
+        for name, value in head.headers:
+            if name in self.pass_headers:
+                lines += f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
+        return lines
+
+
+def refuse_unusable(head: ResponseHead) -> None:
+    """Raises 4002 for an answer that is not one to this request."""
+    status = head.status
+    if status in REFUSED_CREDENTIALS:
+        raise GatewayError("4002", "the upstream does not accept the gateway's own request")
+    if status >= 500 or 300 <= status < 400:
+        raise GatewayError("4002", f"the upstream answered {status}")
+    if head.get(b"content-encoding") not in {None, b"identity"}:
+        raise GatewayError("4002", "the upstream compressed its answer although it was asked not to")
+
+
+def is_file(head: ResponseHead, call: Call) -> bool:
+    """Whether the answer is relayed as a file: by its interface, or because it is neither JSON nor text."""
+    method = known_method(call.method)
+    if method is not None and method.binary:
+        return True
+    return not (_is_json_type(head.media_type) or head.media_type.startswith(b"text/"))
+
+
+def is_json(body: bytes, head: ResponseHead) -> bool:
+    """Whether a whole body is JSON. Raises 4002 for a success that says so and is not, 5000 for what is too deep."""
+    if head.status == 204 or not (body or head.media_type):
+        return False
+    success = head.status < 300
+    if success and not _is_json_type(head.media_type):
+        return False
+    try:
+        check_json(body)
+    except NotJson as error:
+        if success:
+            raise GatewayError("4002", "the upstream's answer is not valid JSON") from error
+        return False
+    except RenderingRefused as error:
+        raise GatewayError("5000", f"the upstream's answer cannot be rendered: {error}") from error
+    return True
+
+
+def _is_json_type(media_type: bytes) -> bool:
+    """JSON by its type; an upstream that names no type means the API's own."""
+    return media_type == JSON or not media_type or media_type.endswith(b"+json")
+
+
+def _asks_for_json(call: Call) -> bool:
+    """Whether the answer's text is JSON for a program to read, which no translation may touch."""
+    asked = call.arguments.values.get("response_format")
+    return isinstance(asked, dict) and str(asked.get("type")).startswith("json")
