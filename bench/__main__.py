@@ -147,7 +147,7 @@ def facts(rounds: int) -> dict[str, str]:
         "rounds": str(rounds),
         "processor": models[0] if models else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "Linux": platform.release(),
+        "Linux": platform.release().partition("-")[0],
         "Python": platform.python_version(),
         "gateway": gateway.__version__,
     }
