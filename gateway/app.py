@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -181,6 +182,8 @@ async def serve(
             ready(_address(listener))
         if not store.accounts.all():
             LOG.warning("there is no account yet, so every call is refused; add one: %s", add_account)
+        gc.collect()
+        gc.freeze()  # what start-up made stays: no later collection looks at it again
         await stop.wait()
         await _drain(application, server, site, settings.server.drain_s)
 
