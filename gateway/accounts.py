@@ -70,6 +70,9 @@ class AccountDirectory:
         if self._task is not None:
             await self._task
 
+    def __len__(self) -> int:
+        return len(self._by_id)
+
     async def refresh(self) -> None:
         """Takes over what changed in the store since the last time."""
         changes = await asyncio.to_thread(self._source.accounts_since, self._revision)

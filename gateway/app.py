@@ -180,7 +180,7 @@ async def serve(
         await site.start()
         if ready is not None:
             ready(_address(listener))
-        if not store.accounts.all():
+        if not len(accounts):
             LOG.warning("there is no account yet, so every call is refused; add one: %s", add_account)
         gc.collect()
         gc.freeze()  # what start-up made stays: no later collection looks at it again

@@ -21,12 +21,11 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.config import ServerSettings
+from gateway.sweeping import Sweeper
 from gateway.upstream.connection import UpstreamConnection
 
 LOG = logging.getLogger("gateway.server")
 SWEEP_S = 0.5
-SWEEP_SLICE = 64
-"""So many connections are judged at once: some 0.1 ms, which delays no stream that anyone could notice."""
 HEAD_LINES = 4
 """A head may be as long as this many of the longest lines."""
 
@@ -243,7 +242,7 @@ class Server(web.Server):
             logger=logging.getLogger("gateway.aiohttp"),
         )
         self._settings = settings
-        self._sweeper: asyncio.Handle = self._loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = Sweeper(SWEEP_S, self.clients, self._look)
 
     def __call__(self) -> ClientConnection:
         """A protocol for a new connection."""
@@ -255,22 +254,11 @@ class Server(web.Server):
 
     def stop_sweeping(self) -> None:
         """Ends the deadlines' timer."""
-        self._sweeper.cancel()
+        self._sweeper.stop()
 
-    def _sweep(self) -> None:
-        self._sweep_on(self.clients(), 0)
-
-    def _sweep_on(self, clients: list[ClientConnection], start: int) -> None:
-        """Judges some of the connections; the others come after whatever else the loop has to do."""
-        now = self._loop.time()
-        end = start + SWEEP_SLICE
-        for client in clients[start:end]:
-            if client.wire is not None and (client.late(now, self._settings) or client.has_left_unseen()):
-                client.wire.abort()
-        if end < len(clients):
-            self._sweeper = self._loop.call_soon(self._sweep_on, clients, end)
-        else:
-            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+    def _look(self, client: ClientConnection, now: float) -> None:
+        if client.wire is not None and (client.late(now, self._settings) or client.has_left_unseen()):
+            client.wire.abort()
 
 
 class Sent(web.StreamResponse):

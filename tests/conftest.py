@@ -7,15 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import Gateway, free_port, gateway_process
+from tests.support import Gateway, gateway_before_chaos
 
 
 @pytest.fixture(scope="session")
 def gateway() -> Iterator[Gateway]:
     """A gateway for the whole run. Tests open their upstream at its port: `Chaos(..., port=gateway.upstream_port)`."""
-    port = free_port()
-    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1") as running:
-        running.upstream_port = port
+    with gateway_before_chaos() as running:
         yield running
 
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,15 @@ class Gateway:
     def resident_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def sockets(self) -> int:
+        """How many sockets the process holds open."""
+        count = 0
+        for file in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                count += str(file.readlink()).startswith("socket:")
+        return count
 
     def cli(self, *arguments: str) -> str:
         """Runs a command of the gateway on its configuration; its standard output."""
@@ -115,6 +124,21 @@ def gateway_process(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def gateway_before_chaos(
+    config: str = "",
+    upstream_config: str = "",
+    environ: Mapping[str, str] | None = None,
+    arguments: tuple[str, ...] = (),
+) -> Iterator[Gateway]:
+    """As `gateway_process`, with an upstream that tests open and close: `Chaos(..., port=gateway.upstream_port)`."""
+    port = free_port()
+    upstream = f"http://127.0.0.1:{port}/v1"
+    with gateway_process(upstream, config, upstream_config, environ, arguments) as gateway:
+        gateway.upstream_port = port
+        yield gateway
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], log_path: Path) -> int:

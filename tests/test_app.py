@@ -20,6 +20,7 @@ from tests.support import (
     call,
     custom_path,
     free_port,
+    gateway_before_chaos,
     gateway_process,
     native,
     parse_answer,
@@ -44,9 +45,7 @@ def gateway_formatters():
 @pytest.fixture
 def short_lived() -> Iterator[Gateway]:
     """A gateway of this test alone, which may end it."""
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", "[server]\ndrain_s = 1.5") as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos("[server]\ndrain_s = 1.5") as gateway:
         yield gateway
 
 

@@ -19,8 +19,7 @@ from tests.support import (
     Gateway,
     custom_path,
     exchange,
-    free_port,
-    gateway_process,
+    gateway_before_chaos,
     native,
     request_bytes,
 )
@@ -43,9 +42,7 @@ LIMIT_S = 3.0
 @pytest.fixture(scope="module")
 def own_gateway() -> Iterator[Gateway]:
     """A gateway with low limits. When all tests are done, its log must not hold a failure of its own."""
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", CONFIG) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(CONFIG) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
         assert "internal error" not in gateway.log

@@ -18,8 +18,7 @@ from tests.support import (
     call,
     custom_path,
     exchange,
-    free_port,
-    gateway_process,
+    gateway_before_chaos,
     request_bytes,
 )
 from tests.test_multipart import FORM, fields, form
@@ -56,9 +55,7 @@ async def upstream(gateway: Gateway) -> AsyncIterator[Chaos]:
 @pytest.fixture(scope="module")
 def configured() -> Iterator[Gateway]:
     """A gateway with default models and CORS."""
-    port = free_port()
-    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1", config=CONFIG) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(config=CONFIG) as gateway:
         yield gateway
 
 

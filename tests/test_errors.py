@@ -19,7 +19,7 @@ import pytest
 
 from gateway.errors import ERROR_CODES
 from tests.chaos import Chaos, Close, Cut, Hang, Script, answer, chunk, head, json_answer
-from tests.support import Answer, Gateway, call, free_port, gateway_process
+from tests.support import Answer, Gateway, call, gateway_before_chaos
 
 TABLE = {
     "0000": ("", 200, ""),
@@ -90,9 +90,7 @@ class Ask:
 @pytest.fixture(scope="module")
 def own_gateway() -> Iterator[Gateway]:
     """A gateway with closed methods, others in maintenance, short deadlines, and an account of every kind."""
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", CONFIG, "first_byte_timeout_s = 0.3") as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(CONFIG, "first_byte_timeout_s = 0.3") as gateway:
         yield gateway
 
 

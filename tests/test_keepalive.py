@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos import LAST_CHUNK, Chaos, Step, WaitFor, chunk, sse_head
-from tests.support import Gateway, custom_path, dechunk, free_port, gateway_process, request_bytes
+from tests.support import Gateway, custom_path, dechunk, gateway_before_chaos, request_bytes
 
 COMMENT = b": keepalive\n\n"
 
@@ -16,9 +16,7 @@ COMMENT = b": keepalive\n\n"
 @pytest.fixture(scope="module")
 def chatty() -> Iterator[Gateway]:
     """A gateway that writes a comment after 0.2 s of silence."""
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", config="[stream]\nkeepalive_s = 0.2") as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(config="[stream]\nkeepalive_s = 0.2") as gateway:
         yield gateway
 
 

@@ -15,8 +15,7 @@ from tests.support import (
     Gateway,
     call,
     exchange,
-    free_port,
-    gateway_process,
+    gateway_before_chaos,
     native,
     parse_answer,
     read_to_end,
@@ -42,9 +41,7 @@ async def upstream(gateway: Gateway) -> AsyncIterator[Chaos]:
 @pytest.fixture(scope="module")
 def configured() -> Iterator[Gateway]:
     """A gateway with a default model and CORS for everyone."""
-    port = free_port()
-    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1", config=CONFIG) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(config=CONFIG) as gateway:
         yield gateway
 
 

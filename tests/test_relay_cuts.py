@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import Chaos, Flood, Hang, ReadBody, Script, Step, Trickle, chunk, head, sse_head, stalled_connect
 from tests.lockstep import CLOSE, UPLOAD_END, Exchange, Lockstep, call_request, chat_request, upload_request
-from tests.support import Gateway, exchange, free_port, gateway_process, parse_answer
+from tests.support import Gateway, exchange, gateway_before_chaos, gateway_process, parse_answer
 from tests.test_streams import EVENT_STREAM, EVENTS, FRONTS, Body, chunked_body, plain_body
 
 ENDS = ("FIN", "RST")
@@ -197,9 +197,7 @@ total_timeout_s = {TOTAL_S}
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Gateway]:
     """A gateway whose deadlines are short."""
-    port = free_port()
-    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1", upstream_config=DEADLINES) as running:
-        running.upstream_port = port
+    with gateway_before_chaos(upstream_config=DEADLINES) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from tests.chaos import Chaos, Close, Cut, Script, answer, chunk, head, json_answer, sse_head
-from tests.support import UPSTREAM_KEY, Gateway, free_port, gateway_process, native, read_to_end, request_bytes
+from tests.support import UPSTREAM_KEY, Gateway, gateway_before_chaos, native, read_to_end, request_bytes
 from tests.test_multipart import FORM, fields, form
 
 KEY = "gk-canary-7fa1c2"
@@ -24,9 +24,7 @@ CONFIG = '[log]\naccess = "all"\nlevel = "debug"'
 @pytest.fixture(scope="module")
 def own_gateway() -> Iterator[Gateway]:
     """A gateway that logs all it ever logs, with an account of canaries."""
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", CONFIG) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(CONFIG) as gateway:
         options = ["--key", KEY, "--secret", SECRET, "--methods", "v1/models*,v1/responses"]
         gateway.cli("accounts", "add", "canary", *options)
         time.sleep(1)  # by then the running server knows the account

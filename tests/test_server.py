@@ -13,8 +13,7 @@ from tests.chaos import Chaos, Exchange, json_answer
 from tests.support import (
     Gateway,
     custom_path,
-    free_port,
-    gateway_process,
+    gateway_before_chaos,
     native,
     parse_answer,
     read_to_end,
@@ -36,9 +35,7 @@ body_min_rate_bytes = 1000
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Gateway]:
     """A gateway with short deadlines."""
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", CONFIG) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(CONFIG) as gateway:
         yield gateway
 
 

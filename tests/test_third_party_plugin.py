@@ -15,7 +15,7 @@ import pytest
 from dicttoxml import dicttoxml  # type: ignore[import-untyped]  # ships no types
 
 from tests.chaos import Chaos, json_answer, sse_answer
-from tests.support import Answer, Gateway, call, custom_path, free_port, gateway_process
+from tests.support import Answer, Gateway, call, custom_path, free_port, gateway_before_chaos, gateway_process
 
 TESTS = Path(__file__).parent
 
@@ -66,9 +66,7 @@ def extended(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def rearranged() -> Iterator[Gateway]:
     """A gateway with one plugin off and stand-bys in the place of two others."""
-    port = free_port()
-    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1", config=OTHER_CHOICES) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(config=OTHER_CHOICES) as gateway:
         yield gateway
 
 

@@ -14,7 +14,7 @@ from gateway.hookspecs import TranslatorSpec
 from gateway.translation import languages, translate_answer
 from gateway.types import TranslationContext
 from tests.chaos import Chaos, answer, sse_answer
-from tests.support import Answer, Gateway, call, custom_path, free_port, gateway_process, native
+from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native
 
 CONTEXT = TranslationContext("v1/chat/completions", "1.0", "someone")
 
@@ -194,9 +194,7 @@ def translating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with a translator that works and one that fails."""
     directory = tmp_path_factory.mktemp("plugins")
     (directory / "translating.py").write_text(PLUGIN)
-    port = free_port()
-    with gateway_process(f"http://127.0.0.1:{port}/v1", arguments=("--plugins-dir", str(directory))) as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos(arguments=("--plugins-dir", str(directory))) as gateway:
         yield gateway
 
 

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from gateway.types import MAX_DEPTH
 from tests.chaos import Chaos, Exchange, answer
-from tests.support import Gateway, free_port, gateway_process
+from tests.support import Gateway, gateway_before_chaos
 
 Vector = dict[str, Any]
 
@@ -31,9 +31,7 @@ FORMATS = ("json", "jsonu", "xml", "serialize", "var_export")
 @pytest.fixture(scope="module")
 def own_gateway() -> Iterator[Gateway]:
     """A gateway whose upstream answers with the vector that the call names."""
-    port = free_port()
-    with gateway_process(upstream=f"http://127.0.0.1:{port}/v1") as gateway:
-        gateway.upstream_port = port
+    with gateway_before_chaos() as gateway:
         yield gateway
 
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError
+from gateway.sweeping import Sweeper
 from gateway.upstream import connection
 from gateway.upstream.connection import UpstreamConnection
 
 SWEEP_S = 0.25
-SWEEP_SLICE = 64  # so many are judged at once, which delays no stream that anyone could notice
 _TRUSTED_IDLE_S = 0.05  # an idle connection younger than this is not asked whether it still lives
 
 
@@ -44,7 +44,7 @@ class Pool:
         self._tls = tls
         self._idle: list[UpstreamConnection] = []
         self._active: set[UpstreamConnection] = set()
-        self._sweeper: asyncio.Handle = self.loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = Sweeper(SWEEP_S, self._links, self._look)
 
     @property
     def active_count(self) -> int:
@@ -89,7 +89,7 @@ class Pool:
 
     def close(self) -> None:
         """Ends every connection."""
-        self._sweeper.cancel()
+        self._sweeper.stop()
         for link in (*self._idle, *self._active):
             link.abort()
 
@@ -130,31 +130,21 @@ class Pool:
             raise GatewayError("4001", f"the upstream cannot be reached: {reason}") from error
         return link
 
-    def _sweep(self) -> None:
-        """Ends idle connections that are too old to be trusted, and what has passed a deadline."""
-        now = self.now()
-        for link in tuple(self._idle):
+    def _links(self) -> list[UpstreamConnection]:
+        return [*self._idle, *self._active]
+
+    def _look(self, link: UpstreamConnection, now: float) -> None:
+        """Ends what has passed a deadline, and an idle connection that is too old to be trusted."""
+        if link.state == connection.IDLE:
             if now - link.idle_since > self.deadlines.keepalive_s:
                 link.abort()
-        self._sweep_on(tuple(self._active), 0)
-
-    def _sweep_on(self, links: tuple[UpstreamConnection, ...], start: int) -> None:
-        """Judges some of the exchanges; the others come after whatever else the loop has to do."""
-        now = self.now()
-        end = start + SWEEP_SLICE
-        for link in links[start:end]:
-            late = self._late(link, now)
-            if late is not None:
-                link.fail(GatewayError("4017", late))
-        if end < len(links):
-            self._sweeper = self.loop.call_soon(self._sweep_on, links, end)
-        else:
-            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        elif (late := self._late(link, now)) is not None:
+            link.fail(GatewayError("4017", late))
 
     def _late(self, link: UpstreamConnection, now: float) -> str | None:
         """Which deadline a connection has passed, in words, or None."""
         deadlines = self.deadlines
-        if link.state in {connection.ENDED, connection.BROKEN, connection.IDLE}:
+        if link.state in {connection.ENDED, connection.BROKEN}:
             return None
         if now - link.started_at > deadlines.total_s:
             return f"the upstream's answer took longer than {deadlines.total_s:g} s in all"
