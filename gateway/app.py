@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import os
-import re
 import resource
 import signal
 import socket
@@ -15,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
@@ -30,9 +30,11 @@ from gateway.fronts.reading import Known
 from gateway.fronts.writing import Writing
 from gateway.ids import CallIds, microseconds_of
 from gateway.logs import configure_logging
+from gateway.plain import PlainConnection
 from gateway.plugin_loading import Plugins, load_plugins
+from gateway.request_head import RequestHead, is_valid
 from gateway.route import Road, Upstream
-from gateway.server import SENT, SENT_LAST, Server
+from gateway.server import SENT, SENT_LAST, ClientConnection, Server
 from gateway.store.counting import Days
 from gateway.store.sqlite import CHECK_LIMIT_S, SqliteStore, open_store
 from gateway.translation import languages
@@ -49,10 +51,6 @@ PASSED_HEADERS = (
 """Headers of the upstream that a client sees; the operator's `pass_headers` are added."""
 
 
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
-"""A Host's value (RFC 9110, section 7.2); without the comma, which a name may hold too but which makes a list."""
-
-
 class Application:
     """The running gateway: requests by path to the road, health and readiness, and the drain."""
 
@@ -65,31 +63,53 @@ class Application:
         self.idle = asyncio.Event()  # set when, while draining, the last call has ended
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers one request."""
-        client = Client(request, self._settings.server, trusted=self._trusted, draining=self.draining)
-        if self._settings.server.cors_origins:
-            client.cors = _cors(request, self._settings.server.cors_origins)
-        client.connection.answer_begun = False
-        if client.connection.has_pipelined:
+        """Answers a request that aiohttp read."""
+        connection = cast(ClientConnection, request.protocol)
+        head = RequestHead(
+            request.method,
+            request.raw_path,
+            request.headers,
+            request.content_type,
+            http11=request.version >= (1, 1),
+            # HTTP/1.0 clients that ask for keep-alive get a closed connection: the honest answer to the older protocol.
+            keep_alive=request.keep_alive and request.version >= (1, 1),
+        )
+        content = request.content if request.body_exists else None
+        client = Client(head, connection, self._settings.server, content=content, incoming=connection)
+        connection.answer_begun = False
+        if connection.has_pipelined:
             # From Python 3.12 on aiohttp runs handlers eagerly: a row of refusals would not let anyone else in.
             await asyncio.sleep(0)
+        valid = request.version[0] == 1 and is_valid(head)
+        return SENT if await self._answer(client, valid=valid) else SENT_LAST
+
+    def handle_plain(self, connection: PlainConnection, head: RequestHead, body: bytes) -> Coroutine[Any, Any, bool]:
+        """Answers a plain request; the coroutine returns whether the connection may carry another."""
+        return self._answer(Client(head, connection, self._settings.server, body=body), valid=True)
+
+    async def _answer(self, client: Client, *, valid: bool) -> bool:
+        if self._trusted:
+            client.trust(self._trusted)
+        if self.draining:
+            client.keep_alive = False
+        if self._settings.server.cors_origins:
+            client.cors = _cors(client.head, self._settings.server.cors_origins)
         self.under_way += 1
         try:
-            await self._dispatch(client, request.raw_path)  # not a coroutine of its own: one less to step through
+            await self._dispatch(client, valid=valid)  # not a coroutine of its own: one less to step through
         finally:
             self.under_way -= 1
             if self.draining and not self.under_way:
                 self.idle.set()
-        return SENT if client.keep_alive and not self.draining else SENT_LAST
+        return client.keep_alive and not self.draining
 
-    def _dispatch(self, client: Client, raw_path: str) -> Awaitable[None]:
+    def _dispatch(self, client: Client, *, valid: bool) -> Awaitable[None]:
         """What answers a request of this path."""
-        request = client.request
-        path = raw_path.partition("?")[0]
-        if not _is_valid(request, path):
+        path = client.head.path
+        if not valid:
             client.keep_alive = False
             return _say(client, 400, "4003", "the request's target, Host or version is not valid")
-        if request.method == "OPTIONS":
+        if client.head.method == "OPTIONS":
             return _preflight(client)
         if path.startswith("/v1/"):
             return self._road.native(client)
@@ -113,17 +133,7 @@ def _say(client: Client, status: int, code: str, reason: str) -> Awaitable[None]
     )
 
 
-def _is_valid(request: web.BaseRequest, path: str) -> bool:
-    """Origin-form target, one good Host where HTTP/1.1 demands it, a version and a framing that this server speaks."""
-    headers = request.headers
-    hosts = headers.getall("Host", ())
-    host_fits = _HOST.fullmatch(hosts[0]) is not None if len(hosts) == 1 else not hosts and request.version < (1, 1)
-    coding = headers.get("Transfer-Encoding")
-    chunked = coding is None or coding.lower() == "chunked"  # aiohttp lets "gzip, chunked" pass, and leaves it packed
-    return path.startswith("/") and host_fits and chunked and request.version[0] == 1
-
-
-def _cors(request: web.BaseRequest, origins: tuple[str, ...]) -> str:
+def _cors(request: RequestHead, origins: tuple[str, ...]) -> str:
     """The header lines that let a listed origin's page read the answer."""
     origin = request.headers.get("Origin", "")
     if not origin or ("*" not in origins and origin not in origins):
@@ -170,7 +180,7 @@ async def serve(
         stack.callback(upstream.pool.close)
         road = _road(settings, plugins, accounts, upstream, store)
         application = Application(settings, road)
-        server = Server(application.handle, settings.server)
+        server = Server(application.handle, application.handle_plain, settings.server)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -251,7 +261,7 @@ def _road(
 
 
 def _delivery(settings: UpstreamSettings, plugins: Plugins) -> Delivery:
-    passed = frozenset(name.lower().encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
+    passed = tuple(dict.fromkeys(name.lower().encode() for name in (*PASSED_HEADERS, *settings.pass_headers)))
     return Delivery(plugins.translators, passed, settings.max_answer_bytes)
 
 

@@ -30,7 +30,7 @@ class Delivery:
     """
 
     translators: Mapping[str, TranslatorSpec]
-    pass_headers: frozenset[bytes]
+    pass_headers: tuple[bytes, ...]
     max_answer_bytes: int
 
     async def deliver(
@@ -74,8 +74,8 @@ class Delivery:
     def _passed_fields(self, head: ResponseHead) -> str:
         """The upstream's headers that a client may see, as lines."""
         lines = ""
-        for name, value in head.headers:
-            if name in self.pass_headers:
+        for name in self.pass_headers:
+            for value in head.get_all(name):
                 lines += f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
         return lines
 

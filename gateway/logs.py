@@ -45,7 +45,7 @@ def log_access(client: Client, progress: Progress) -> None:
         level,
         "%s %s %s account=%s method=%s code=%s status=%d bytes=%d ms=%.1f%s",
         client.ip,
-        client.request.method if client.request.method.isalpha() else "?",
+        client.head.method if client.head.method.isalpha() else "?",
         "/v1/{method}" if progress.front == "native" else "/{platform}/{api_name}/",
         account.name if account is not None else "-",
         _shown(progress.call) if progress.call is not None else "-",

@@ -1,7 +1,7 @@
-"""The client's side of HTTP: aiohttp's server with what it lacks for a relay.
+"""The client's side of HTTP: aiohttp's server with what it lacks for a relay, and before it a short way in (plain.py).
 
 Deadlines for slow heads, slow bodies and clients that do not read; back-pressure wired straight to the upstream;
-nothing of a malformed request in any log. Knows nothing of calls: `handler` is given requests and writes answers.
+nothing of a malformed request in any log. Knows nothing of calls: its handlers are given requests and write answers.
 """
 
 from __future__ import annotations
@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import select
-import socket
-import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
@@ -20,7 +17,10 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from gateway.client_side import ClientSide, WriteDeadline, has_left
 from gateway.config import ServerSettings
+from gateway.plain import PlainConnection
+from gateway.request_head import RequestHead
 from gateway.sweeping import Sweeper
 from gateway.upstream.connection import UpstreamConnection
 
@@ -30,12 +30,14 @@ HEAD_LINES = 4
 """A head may be as long as this many of the longest lines."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+PlainHandler = Callable[[PlainConnection, RequestHead, bytes], Coroutine[Any, Any, bool]]
 
-_NO_LINGER = struct.pack("ii", 1, 0)
 
+class ClientConnection(ClientSide, web.RequestHandler):
+    """One client's connection, with aiohttp to read its requests.
 
-class ClientConnection(web.RequestHandler):
-    """One client's connection. `relay` is the upstream connection whose bytes are being passed on, if any."""
+    `relay` is the upstream connection whose bytes are being passed on, if any.
+    """
 
     __slots__ = (
         "_body_since",
@@ -45,8 +47,7 @@ class ClientConnection(web.RequestHandler):
         "_in_request_line",
         "_last_body",
         "_read_bytes",
-        "_unsent_mark",
-        "_unsent_since",
+        "_write_deadline",
         "answer_begun",
         "client_ip",
         "now",
@@ -66,8 +67,7 @@ class ClientConnection(web.RequestHandler):
         self._body_since: float | None = None
         self._body_waited_s = 0.0
         self._read_bytes = 0
-        self._unsent_since: float | None = None
-        self._unsent_mark = 0
+        self._write_deadline = WriteDeadline()
         self.answer_begun = False  # to the request that is under way
         # aiohttp forgets its transport when it closes it; what is unsent then still needs its deadline.
         self.wire: asyncio.Transport | None = None
@@ -145,18 +145,6 @@ class ClientConnection(web.RequestHandler):
         """Whether another request already waits behind the one under way."""
         return bool(self._messages)
 
-    @property
-    def unsent_bytes(self) -> int:
-        """What the client has not taken yet."""
-        return 0 if self.wire is None else self.wire.get_write_buffer_size()
-
-    def reset(self) -> None:
-        """Ends the connection with an RST; what is unsent is lost."""
-        if self.wire is not None:
-            socket_ = self.wire.get_extra_info("socket")
-            socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            self.wire.abort()
-
     def late(self, now: float, settings: ServerSettings) -> bool:
         """Whether this connection has passed one of its deadlines."""
         if self._head_since is not None and now - self._head_since > settings.header_timeout_s:
@@ -165,27 +153,14 @@ class ClientConnection(web.RequestHandler):
             allowed = settings.body_timeout_s + self._read_bytes / settings.body_min_rate_bytes
             if self._body_waited_s + now - self._body_since > allowed:
                 return True
-        return self._is_stuck(now, settings.write_timeout_s)
-
-    def _is_stuck(self, now: float, timeout_s: float) -> bool:
-        """Whether the client has taken nothing of what waits for it for so long, while nothing was added to it."""
-        unsent = self.unsent_bytes
         nothing_added = self._paused or self._current_request is None
-        if not unsent or not nothing_added:
-            self._unsent_since = None
-        elif self._unsent_since is None or unsent < self._unsent_mark:  # from now on; or slow, but reading
-            self._unsent_since, self._unsent_mark = now, unsent
-        else:
-            return now - self._unsent_since > timeout_s
-        return False
+        return self._write_deadline.has_passed(
+            self.unsent_bytes, now, settings.write_timeout_s, nothing_added=nothing_added
+        )
 
     def has_left_unseen(self) -> bool:
         """Whether the client has closed while its body was not read on, so that the loop could not see it leave."""
-        if not self._reading_paused or self.transport is None:
-            return False
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return self._reading_paused and self.transport is not None and has_left(self.transport)
 
     def _plain_request_line(self, data: bytes) -> bytes:
         """The data with a request line's raw UTF-8 percent-encoded: real clients send it, and the parser refuses it."""
@@ -229,9 +204,12 @@ class ClientConnection(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes ClientConnections and ends the late ones."""
+    """Makes the clients' connections and ends the late ones.
 
-    def __init__(self, handler: Handler, settings: ServerSettings) -> None:
+    `plain_handler` answers plain requests, `handler` those that aiohttp read.
+    """
+
+    def __init__(self, handler: Handler, plain_handler: PlainHandler, settings: ServerSettings) -> None:
         super().__init__(
             cast(Any, handler),
             handler_cancellation=True,  # off by default: a client that leaves would not be noticed
@@ -241,22 +219,40 @@ class Server(web.Server):
             max_field_size=settings.max_line_bytes,
             logger=logging.getLogger("gateway.aiohttp"),
         )
+        self.answer = plain_handler
+        self.plain: set[PlainConnection] = set()
         self._settings = settings
         self._sweeper = Sweeper(SWEEP_S, self.clients, self._look)
 
-    def __call__(self) -> ClientConnection:
+    def __call__(self) -> PlainConnection:  # type: ignore[override]  # the loop wants a protocol, no more
         """A protocol for a new connection."""
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
+        return PlainConnection(self, self._settings, self._loop)
 
-    def clients(self) -> list[ClientConnection]:
+    def take_over(self, connection: PlainConnection, data: bytes) -> None:
+        """Makes a connection aiohttp's, and `data` the first that aiohttp reads of it."""
+        transport = cast(asyncio.Transport, connection.transport)
+        protocol = ClientConnection(self, loop=self._loop, **self._kwargs)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if connection.writing_paused:  # by what the answers before left unsent
+            protocol.pause_writing()
+        protocol.data_received(data)
+
+    def clients(self) -> list[ClientConnection | PlainConnection]:
         """The open connections."""
-        return cast("list[ClientConnection]", self.connections)
+        return [*self.plain, *cast("list[ClientConnection]", self.connections)]
 
     def stop_sweeping(self) -> None:
         """Ends the deadlines' timer."""
         self._sweeper.stop()
 
-    def _look(self, client: ClientConnection, now: float) -> None:
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's own signature
+        """Ends every connection, with whatever is under way on it."""
+        for connection in (*self.plain,):
+            connection.end()
+        await super().shutdown(timeout)
+
+    def _look(self, client: ClientConnection | PlainConnection, now: float) -> None:
         if client.wire is not None and (client.late(now, self._settings) or client.has_left_unseen()):
             client.wire.abort()
 

@@ -18,7 +18,8 @@ FRONTS = ("native", "custom")
 def test_status_headers_and_framing_are_read() -> None:
     read = parse_head(head(201, ("Content-TYPE", 'Text/Event-Stream; charset="UTF-8"'), ("X-A", "1"), ("x-a", "2")))
     assert read.status == 201
-    assert read.headers[1:] == [(b"x-a", b"1"), (b"x-a", b"2")]
+    assert read.get_all(b"x-a") == [b"1", b"2"]
+    assert read.get_all(b"x-b") == []
     assert read.get(b"x-a") == b"1"
     assert read.get(b"x-b") is None
     assert read.content_type == b'Text/Event-Stream; charset="UTF-8"'
@@ -69,6 +70,10 @@ NONSENSE = {
     "a space before the colon": b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n",
     "no colon": b"HTTP/1.1 200 OK\r\nContent-Length\r\n\r\n",
     "a bare CR": b"HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n",
+    "a bare LF": b"HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: b\r\n\r\n",
+    "a bare LF before the framing": b"HTTP/1.1 200 OK\r\nX: a\nTransfer-Encoding: chunked\r\n\r\n",
+    "a folded line": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+    "a folded length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n 2\r\n\r\n",
     "a NUL": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\0\r\n\r\n",
     "too many headers": head(200, *[("X", "1")] * (MAX_HEADERS + 1)),
 }

@@ -6,19 +6,21 @@ HTTP only; what a call means is the fronts' business.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import __version__
 from gateway.config import ServerSettings
 from gateway.errors import GatewayError
+from gateway.plain import PlainConnection
+from gateway.request_head import RequestHead
 from gateway.server import ClientConnection
 
 SMALL_BODY_BYTES = 1_048_576
@@ -32,20 +34,32 @@ Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
+class Incoming(Protocol):
+    """The connection of a request whose body may still be on its way: the clock of the body, and its end."""
+
+    def begin_body(self) -> None: ...
+    def end_body(self) -> None: ...
+    def forgo_body(self) -> None: ...
+
+
 class Client:
     """A request, and what has been sent in answer to it.
 
-    `sent_status` is 0 until a head was sent. `keep_alive` tells whether the connection may carry another request.
+    Its body is either all here, in `body`, or read from `content`, whose clock is `incoming`'s. `sent_status` is 0
+    until a head was sent. `keep_alive` tells whether the connection may carry another request.
     """
 
     __slots__ = (
+        "body",
         "bodyless",
         "connection",
+        "content",
         "cors",
+        "head",
         "http11",
+        "incoming",
         "ip",
         "keep_alive",
-        "request",
         "sent_at",
         "sent_bytes",
         "sent_status",
@@ -53,35 +67,47 @@ class Client:
     )
 
     def __init__(
-        self, request: web.BaseRequest, settings: ServerSettings, *, trusted: Networks = (), draining: bool = False
+        self,
+        head: RequestHead,
+        connection: ClientConnection | PlainConnection,
+        settings: ServerSettings,
+        *,
+        body: bytes = b"",
+        content: StreamReader | None = None,
+        incoming: Incoming | None = None,
     ) -> None:
-        self.request = request
+        self.head = head
+        self.connection = connection
         self.settings = settings
-        self.connection = connection = cast(ClientConnection, request.protocol)
-        # The caller's address: the peer's, or the one a trusted proxy names.
-        self.ip = _forwarded_for(connection.client_ip, request, trusted) if trusted else connection.client_ip
-        self.http11 = request.version >= (1, 1)
-        # HTTP/1.0 clients that ask for keep-alive get a closed connection: the honest answer to the older protocol.
-        self.keep_alive = self.http11 and request.keep_alive and not draining
-        self.bodyless = request.method == "HEAD"
+        self.body = body
+        self.content = content
+        self.incoming = incoming
+        self.ip = connection.client_ip
+        self.http11 = head.http11
+        self.keep_alive = head.keep_alive
+        self.bodyless = head.method == "HEAD"
         self.cors = ""
         self.sent_status = 0
         self.sent_bytes = 0
         self.sent_at: float | None = None
 
+    def trust(self, networks: Networks) -> None:
+        """Takes the caller's address from `X-Forwarded-For` where the peer is a proxy within these networks."""
+        self.ip = _forwarded_for(self.ip, self.head.headers.getall("X-Forwarded-For", ()), networks)
+
     # the request's body
 
     def body_with_head(self) -> bytes | None:
         """The whole body where it came together with the head, as most do; None where `read_body` must wait for it."""
-        content = self.request.content
-        return content.read_nowait(-1) if content.is_eof() else None
+        if self.content is None:
+            return self.body
+        return self.content.read_nowait(-1) if self.content.is_eof() else None
 
     async def read_body(self, limit_bytes: int) -> bytes | None:
         """The whole body, or None once it has proved longer than `limit_bytes`; then what was read is lost.
 
         Raises 4003 for a body that is not what its headers say.
         """
-        content = self.request.content
         body = self.body_with_head()
         if body is not None:
             return body if len(body) <= limit_bytes else None
@@ -90,50 +116,53 @@ class Client:
         self.ask_for_body()
         pieces: list[bytes] = []
         size = 0
-        self.connection.begin_body()
-        try:
-            while not content.at_eof():
-                piece = await content.readany()
-                pieces.append(piece)
-                size += len(piece)
-                if size > limit_bytes:
-                    return None
-        except DAMAGED_BODY as error:
-            raise GatewayError("4003", "the request's body is damaged") from error
-        finally:
-            self.connection.end_body()
+        while piece := await self._piece():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit_bytes:
+                return None
         return b"".join(pieces)
 
     async def body_pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives, read no faster than it is taken; 4003 past the operator's limit of uploads."""
-        content = self.request.content
+        if self.content is None:
+            if self.body:
+                yield self.body
+            return
         self.ask_for_body()
         size = 0
+        while piece := await self._piece():
+            size += len(piece)
+            if size > self.settings.max_upload_bytes:
+                raise GatewayError("4003", f"an upload may hold {self.settings.max_upload_bytes} bytes")
+            yield piece
+
+    async def _piece(self) -> bytes:
+        """What has come of the body, once something has; nothing at its end. The body's clock runs meanwhile."""
+        content, incoming = self.content, self.incoming
+        if content is None or incoming is None or content.at_eof():
+            return b""
+        incoming.begin_body()
         try:
-            while not content.at_eof():
-                self.connection.begin_body()
-                piece = await content.readany()
-                self.connection.end_body()
-                size += len(piece)
-                if size > self.settings.max_upload_bytes:
-                    raise GatewayError("4003", f"an upload may hold {self.settings.max_upload_bytes} bytes")
-                if piece:
-                    yield piece
+            return await content.readany()
         except DAMAGED_BODY as error:
             raise GatewayError("4003", "the request's body is damaged") from error
         finally:
-            self.connection.end_body()
+            incoming.end_body()
 
     @property
     def content_length(self) -> int | None:
         """The body's announced length in bytes; None for a chunked one, and for one that arrives compressed."""
         # aiohttp decompresses on the way in: of such a body only the packed length is announced.
-        return None if "Content-Encoding" in self.request.headers else self.request.content_length
+        if "Content-Encoding" in self.head.headers:
+            return None
+        length = self.head.headers.get("Content-Length")
+        return None if length is None else int(length)
 
     @property
     def body_in_hand(self) -> bool:
         """Whether the body is short or already here, so that reading it costs a stranger's call little."""
-        if self.request.content.is_eof():
+        if self.content is None or self.content.is_eof():
             return True
         length = self.content_length
         return length is not None and length <= SMALL_BODY_BYTES
@@ -141,25 +170,25 @@ class Client:
     @property
     def has_body(self) -> bool:
         """Whether the request carries a body at all."""
-        return self.request.body_exists
+        return bool(self.body) or self.content is not None
 
     def ask_for_body(self) -> None:
         """Tells a client that waits for it to go on with its body (RFC 9110, section 10.1.1)."""
-        expect = self.request.headers.get("Expect")
+        expect = self.head.headers.get("Expect")
         if expect is not None and self.http11 and expect.lower() == "100-continue":
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # the answer
 
-    def head(self, status: int, content_type: str, length: int | None, fields: str) -> bytes:
+    def answer_head(self, status: int, content_type: str, length: int | None, fields: str) -> bytes:
         """An answer's head. `length` None: the body is chunked, or ends with the connection on HTTP/1.0.
 
         `fields` are further header lines, each ended by CRLF; their values must not come from a caller unchecked.
         """
-        if not self.request.content.is_eof():
+        if self.content is not None and not self.content.is_eof():
             self.keep_alive = False  # the rest of the body would be taken for a request
-            if "Content-Encoding" in self.request.headers:
-                self.connection.forgo_body()
+            if self.incoming is not None and "Content-Encoding" in self.head.headers:
+                self.incoming.forgo_body()
         if status == 204:  # RFC 9110, section 8.6: no length, for there is no body
             framing = ""
         elif length is not None:
@@ -182,7 +211,7 @@ class Client:
 
     async def send(self, status: int, content_type: str, body: bytes, fields: str = "") -> None:
         """Sends a whole answer and waits until the client has read enough of it."""
-        head = self.head(status, content_type, len(body), fields)
+        head = self.answer_head(status, content_type, len(body), fields)
         if self.bodyless:
             self._write(head)
         elif len(body) < SMALL_BODY_BYTES:
@@ -225,9 +254,9 @@ def _http_date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
-def _forwarded_for(peer: str, request: web.BaseRequest, trusted: Networks) -> str:
+def _forwarded_for(peer: str, lines: Iterable[str], trusted: Networks) -> str:
     """The nearest address in X-Forwarded-For that is not a trusted proxy's own."""
-    hops = [hop.strip() for line in request.headers.getall("X-Forwarded-For", ()) for hop in line.split(",")]
+    hops = [hop.strip() for line in lines for hop in line.split(",")]
     address = peer
     while hops and _is_within(address, trusted):
         address = hops.pop()

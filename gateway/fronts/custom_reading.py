@@ -112,7 +112,7 @@ async def read_call(
     that was asked for; it may hold `api_name` from the path already.
     """
     parameters = _Parameters(own)
-    query = client.request.raw_path.partition("?")[2].partition("#")[0]
+    query = client.head.query
     await _collect(parameters, client, query, authenticate)
     missing = [name for name in ("key", "secret", "method") if not own.get(name)]
     if missing:
@@ -142,7 +142,7 @@ async def _collect_body(parameters: _Parameters, client: Client, authenticate: A
             authenticate(own["key"], own["secret"])
         elif client.content_length is not None:
             raise credentials_come_first()
-    media_type = client.request.content_type
+    media_type = client.head.content_type
     if media_type == "multipart/form-data":
         parameters.form = form = Form(client, identified=identified)
         await form.read()
@@ -256,7 +256,7 @@ def _check(parameters: _Parameters, client: Client, method: Method | None, argum
     """Raises 4014 for an argument or a file that is missing, then 4003 for the first fault."""
     own = parameters.own
     if not parameters.unread:
-        deleting = own.get("_method") == "DELETE" or client.request.method == "DELETE"
+        deleting = own.get("_method") == "DELETE" or client.head.method == "DELETE"
         check_required(None if deleting else method, arguments.values)
         if method is not None and method.file and method.takes_arguments and not (parameters.has_files or deleting):
             _check_file(method, arguments)
@@ -355,7 +355,7 @@ def _verb(
     asked = own.get("_method")
     if asked:
         return asked
-    if client.request.method == "DELETE":
+    if client.head.method == "DELETE":
         return "DELETE"
     if has_files:
         return "POST"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gateway.plain import PlainConnection
 from gateway.server import ClientConnection
 from gateway.upstream.connection import UpstreamConnection
 
@@ -21,7 +22,7 @@ class Keepalive:
 
     def __init__(
         self,
-        client: ClientConnection,
+        client: ClientConnection | PlainConnection,
         link: UpstreamConnection,
         pause_s: float,
         comment: bytes,

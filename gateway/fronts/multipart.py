@@ -16,7 +16,7 @@ from typing import cast
 from aiohttp import BodyPartReader, MultipartReader, StreamReader
 
 from gateway.errors import GatewayError
-from gateway.fronts.client import DAMAGED_BODY, SMALL_BODY_BYTES, Client
+from gateway.fronts.client import DAMAGED_BODY, SMALL_BODY_BYTES, Client, Incoming
 from gateway.fronts.reading import MAX_PARAMETERS, Upload, credentials_come_first
 
 PIECE_BYTES = 65_536
@@ -58,8 +58,8 @@ class Form:
         """Reads all parts of a short body; of a long one those before the first file's content."""
         try:
             self._client.ask_for_body()
-            request = self._client.request
-            self._reader = MultipartReader(request.headers, cast(StreamReader, _Lines(request.content, self._hold)))
+            content = cast(StreamReader, self._client.content)  # a form is never a plain request
+            self._reader = MultipartReader(self._client.head.headers, cast(StreamReader, _Lines(content, self._hold)))
             while (part := await self._next()) is not None:
                 if part.filename is None:
                     self.fields.append(await self._field(part))
@@ -113,11 +113,12 @@ class Form:
         yield head + f"--{boundary}--\r\n".encode()
 
     async def _next(self) -> BodyPartReader | None:
-        self._client.connection.begin_body()
+        incoming = cast(Incoming, self._client.incoming)
+        incoming.begin_body()
         try:
             part = await cast(MultipartReader, self._reader).next()
         finally:
-            self._client.connection.end_body()
+            incoming.end_body()
         if part is not None and not isinstance(part, BodyPartReader):
             raise GatewayError("4003", "a multipart body within a multipart body is not supported")
         self._part_count += part is not None
@@ -126,11 +127,12 @@ class Form:
         return part
 
     async def _piece(self, part: BodyPartReader) -> bytes:
-        self._client.connection.begin_body()
+        incoming = cast(Incoming, self._client.incoming)
+        incoming.begin_body()
         try:
             return bytes(await part.read_chunk(PIECE_BYTES))
         finally:
-            self._client.connection.end_body()
+            incoming.end_body()
 
     async def _content(self, part: BodyPartReader) -> bytes:
         pieces: list[bytes] = []

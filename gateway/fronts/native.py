@@ -33,10 +33,9 @@ async def read_call(
 
     `own` is filled with the gateway's own parameters, so that a refusal can be written in the format asked for.
     """
-    request = client.request
-    path, _, raw_query = request.raw_path.partition("?")
+    request = client.head
+    path, query = request.path, request.query
     key, secret = _credentials(request.headers.get("Authorization"))
-    query = raw_query.partition("#")[0]
     fault = None  # of the query; a missing argument is told before it
     if query:
         try:
@@ -116,9 +115,9 @@ def _one_of(own: dict[str, str], name: str, allowed: Collection[str]) -> str | N
 
 def _holds_arguments(client: Client, method: Method | None) -> bool:
     """Whether the body is read as JSON, by its type; any other one (a form, an SDP offer) goes on as it comes."""
-    if not client.request.headers.get("Content-Type"):
+    if not client.head.headers.get("Content-Type"):
         return True
-    kind = client.request.content_type
+    kind = client.head.content_type
     return kind.endswith(("/json", "+json")) or (method is not None and kind in _MISLABELLED)
 
 
@@ -134,7 +133,7 @@ async def _arguments(client: Client) -> Arguments:
 
 
 def _content_type(client: Client) -> str:
-    content_type: str = client.request.headers["Content-Type"]
+    content_type: str = client.head.headers["Content-Type"]
     if not _MEDIA_TYPE.fullmatch(content_type):
         raise GatewayError("4003", "Content-Type holds characters that no header may")
     return content_type
@@ -142,7 +141,7 @@ def _content_type(client: Client) -> str:
 
 def _passed_headers(client: Client) -> str:
     """The few headers of a client that mean something to the upstream."""
-    beta = client.request.headers.get("OpenAI-Beta")
+    beta = client.head.headers.get("OpenAI-Beta")
     return f"OpenAI-Beta: {beta}\r\n" if beta and _BETA.fullmatch(beta) else ""
 
 

@@ -114,7 +114,7 @@ class Writer:
         client, progress = self._client, self._progress
         length = head.length if head.length >= 0 else None
         fields += progress.fields(client.connection.now(), None)
-        first = client.head(head.status, head.content_type.decode("latin-1"), length, fields)
+        first = client.answer_head(head.status, head.content_type.decode("latin-1"), length, fields)
         progress.outcome = SUCCESS  # unless it breaks off; a client that leaves has had the upstream's success
         if client.bodyless:
             await client.write(first)
@@ -139,7 +139,7 @@ class Writer:
         status = 200 if progress.front == "custom" else head.status
         content_type = head.content_type.decode("latin-1")
         fields += STREAM_FIELDS + progress.fields(client.connection.now(), None)
-        first = client.head(status, content_type, None, fields)
+        first = client.answer_head(status, content_type, None, fields)
         progress.outcome = SUCCESS  # as for a file
         if client.bodyless:
             await client.write(first)

@@ -1,4 +1,4 @@
-"""The head of an upstream's answer: parsed by llhttp, then judged by the rules of RFC 9112 for where its body ends.
+"""The head of an upstream's answer: judged by llhttp, then by the rules of RFC 9112 for where its body ends.
 
 Pure: bytes in, a value out.
 """
@@ -15,41 +15,66 @@ MAX_HEADERS = 200
 UNTIL_CLOSE = -1
 CHUNKED = -2
 
+_NO_CALLBACKS = object()
+_VERSIONS = frozenset({"1.1", "1.0"})
+
 
 class ResponseHead:
-    """Status, headers (names in lower case) and framing of one answer.
+    """Status, headers and framing of one answer.
 
     `length` is the body's length in bytes, or CHUNKED, or UNTIL_CLOSE. `media_type` is the Content-Type without its
-    parameters, in lower case; empty where there is none.
+    parameters, in lower case; empty where there is none. Headers are looked up in the text: an answer has a dozen of
+    them, and a call asks for a few.
     """
 
-    __slots__ = ("content_type", "headers", "keep_alive", "length", "media_type", "status")
+    __slots__ = ("_lower", "_text", "content_type", "keep_alive", "length", "media_type", "status")
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], keep_alive: bool) -> None:
+    def __init__(self, status: int, text: bytes, keep_alive: bool) -> None:
         self.status = status
-        self.headers = headers
-        self.length, self.content_type = _body_length(status, headers)
+        self._text = text
+        self._lower = text.lower()
+        self.length = self._body_length()
+        self.content_type = self.get(b"content-type") or b""
         self.media_type = self.content_type.partition(b";")[0].strip().lower()
         self.keep_alive = keep_alive and self.length != UNTIL_CLOSE
 
     def get(self, name: bytes) -> bytes | None:
         """The first header of this name (in lower case)."""
-        for header, value in self.headers:
-            if header == name:
-                return value
-        return None
+        at = self._lower.find(b"\r\n%b:" % name)
+        return None if at < 0 else self._value(at + len(name) + 3)
 
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Every header of this name (in lower case), in order."""
+        start = b"\r\n%b:" % name
+        values = []
+        at = self._lower.find(start)
+        while at >= 0:
+            at += len(start)
+            values.append(self._value(at))
+            at = self._lower.find(start, at)
+        return values
 
-class _Collector:
-    """Receives llhttp's callbacks for one head."""
+    def _value(self, start: int) -> bytes:
+        return self._text[start : self._text.index(b"\r\n", start)].strip(b" \t")
 
-    __slots__ = ("headers",)
+    def _body_length(self) -> int:
+        """RFC 9112, section 6.3: where the body ends.
 
-    def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        What that section lets a client repair (both framings, several lengths) is refused: nothing honest sends it.
+        """
+        lengths = self.get_all(b"content-length")
+        codings = self.get_all(b"transfer-encoding")
+        if lengths and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18):
+            raise nonsense("Content-Length is not one number")
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+            raise nonsense("Transfer-Encoding is not 'chunked'")
+        if self.status < 200 or self.status in {204, 304}:
+            return 0
+        if codings:
+            if lengths:
+                raise nonsense("Content-Length and Transfer-Encoding together")
+            return CHUNKED
+        return int(lengths[0]) if lengths else UNTIL_CLOSE
 
 
 def nonsense(reason: str) -> GatewayError:
@@ -59,8 +84,8 @@ def nonsense(reason: str) -> GatewayError:
 
 def parse_head(raw: bytes) -> ResponseHead:
     """Parses a head, its closing blank line included; raises 4002 for anything that is not one."""
-    collector = _Collector()
-    parser = HttpResponseParser(collector)
+    # llhttp checks the grammar in 1 µs, and is not asked for the headers: that would be a call into Python for each.
+    parser = HttpResponseParser(_NO_CALLBACKS)
     try:
         parser.feed_data(raw)
         status = parser.get_status_code()
@@ -68,36 +93,12 @@ def parse_head(raw: bytes) -> ResponseHead:
         version = parser.get_http_version()
     except (HttpParserError, HttpParserUpgrade) as error:  # the second is no kind of the first
         raise nonsense(type(error).__name__) from None  # llhttp's text may quote what it read
-    if len(collector.headers) > MAX_HEADERS:
+    # Where a line ends is read here too, so there must be no two opinions of it: a bare CR or LF, a folded line.
+    lines = raw.count(b"\r\n")
+    if raw.count(b"\n") != lines or raw.count(b"\r") != lines or b"\r\n " in raw or b"\r\n\t" in raw:
+        raise nonsense("a line that does not end with CRLF")
+    if lines - 2 > MAX_HEADERS:
         raise nonsense(f"more than {MAX_HEADERS} headers")
-    if version not in {"1.1", "1.0"} or not 100 <= status <= 599:
+    if version not in _VERSIONS or not 100 <= status <= 599:
         raise nonsense("version or status is out of range")
-    return ResponseHead(status, collector.headers, keep_alive)
-
-
-def _body_length(status: int, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
-    """RFC 9112, section 6.3: where the body ends, and the Content-Type met on the way.
-
-    What that section lets a client repair (both framings, several lengths) is refused: nothing honest sends it.
-    """
-    length = UNTIL_CLOSE
-    chunked = False
-    content_type = b""
-    for name, value in headers:
-        if name == b"content-length":
-            if not value.isdigit() or len(value) > 18 or length != UNTIL_CLOSE:
-                raise nonsense("Content-Length is not one number")
-            length = int(value)
-        elif name == b"transfer-encoding":
-            if value.strip().lower() != b"chunked" or chunked:
-                raise nonsense("Transfer-Encoding is not 'chunked'")
-            chunked = True
-        elif name == b"content-type":
-            content_type = value
-    if status < 200 or status in {204, 304}:
-        return 0, content_type
-    if chunked:
-        if length != UNTIL_CLOSE:
-            raise nonsense("Content-Length and Transfer-Encoding together")
-        return CHUNKED, content_type
-    return length, content_type
+    return ResponseHead(status, raw, keep_alive)

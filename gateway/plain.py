@@ -1,0 +1,246 @@
+"""The short way in: a connection whose requests are read here as long as they are plain.
+
+A request is plain when its head came in one read, says nothing unusual (request_head.py), and has a short body of known
+length, as nearly every call has. The first one that is not is aiohttp's, and so is the connection from then on: it is
+handed over with what was not read of it. A plain call costs one task, and none of aiohttp's machinery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, cast
+
+from gateway.client_side import ClientSide, WriteDeadline, has_left
+from gateway.config import ServerSettings
+from gateway.request_head import PLAIN_HEAD_BYTES, PlainHeads, RequestHead
+from gateway.upstream.connection import UpstreamConnection
+
+LOG = logging.getLogger("gateway.server")
+
+_AHEAD_BYTES: Final = 65_536
+"""How much of the requests behind the one under way is read before the client is read no further."""
+
+
+class PlainServer(Protocol):
+    """What a plain connection needs of its server. `answer` tells whether the connection may carry another request."""
+
+    answer: Callable[[PlainConnection, RequestHead, bytes], Coroutine[Any, Any, bool]]
+    plain: set[PlainConnection]
+
+    def take_over(self, connection: PlainConnection, data: bytes) -> None:
+        """Makes the connection aiohttp's, and `data` the first that aiohttp reads of it."""
+
+
+class PlainConnection(ClientSide, asyncio.Protocol):
+    """One client's connection. `relay` is the upstream connection whose bytes are being passed on, if any.
+
+    `waiting_since` (the loop's seconds) is when the client began to owe something: a request's head, or the rest of its
+    body; None while the gateway owes the answer.
+    """
+
+    __slots__ = (
+        "_drain_waiter",
+        "_heads",
+        "_held",
+        "_held_bytes",
+        "_loop",
+        "_needed_bytes",
+        "_reading_paused",
+        "_served",
+        "_server",
+        "_task",
+        "_write_deadline",
+        "answer_begun",
+        "client_ip",
+        "now",
+        "relay",
+        "transport",
+        "waiting_since",
+        "wire",
+        "writing_paused",
+    )
+
+    def __init__(self, server: PlainServer, settings: ServerSettings, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+        self.now = loop.time  # in seconds
+        self._heads = PlainHeads(min(PLAIN_HEAD_BYTES, settings.max_line_bytes))
+        self._held: list[bytes] = []  # what came and is not read yet
+        self._held_bytes = 0
+        self._needed_bytes = 0  # how much of it makes a whole request, where its head is known
+        self._task: asyncio.Task[None] | None = None
+        self._served = False
+        self._reading_paused = False
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._write_deadline = WriteDeadline()
+        self.waiting_since: float | None = loop.time()
+        self.relay: UpstreamConnection | None = None
+        self.transport: asyncio.Transport | None = None
+        self.wire: asyncio.Transport | None = None
+        self.client_ip = ""
+        self.writing_paused = False
+        self.answer_begun = False
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; it has until the header deadline to send a request's head."""
+        self.transport = self.wire = cast(asyncio.Transport, transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        peer = transport.get_extra_info("peername")
+        self.client_ip = peer[0] if isinstance(peer, tuple) else ""
+        self._server.plain.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client: a request, as a rule."""
+        if self._task is None and not self._held:
+            self._read(data)
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._task is None:
+            if self._held_bytes >= self._needed_bytes:
+                self._read_held()
+        elif self._held_bytes > _AHEAD_BYTES and not self._reading_paused and self.transport is not None:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: the upstream is read no further."""
+        self.writing_paused = True
+        if self.relay is not None:
+            self.relay.pause()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self.writing_paused = False
+        if self.relay is not None:
+            self.relay.resume()
+        self._wake_writer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone: its upstream exchange ends at once, and then its call."""
+        self.transport = self.wire = None
+        self._server.plain.discard(self)
+        if self.relay is not None:
+            self.relay.abort()
+        if self._task is not None:
+            self._task.cancel()
+        self._held.clear()
+        self._wake_writer()
+
+    # the answer's side
+
+    async def drain(self) -> None:
+        """Waits until the client has read enough of what was written to it."""
+        if self.writing_paused and self.transport is not None:
+            self._drain_waiter = self._loop.create_future()
+            await self._drain_waiter
+        if self.transport is None:
+            raise ConnectionResetError("the client has gone")
+
+    def late(self, now: float, settings: ServerSettings) -> bool:
+        """Whether this connection has passed one of its deadlines."""
+        if self.waiting_since is not None:
+            if self.unsent_bytes:  # it owes us that before anything else
+                self.waiting_since = now
+            if self._held:
+                # In the first read was at least the head; of the body, so much is owed a second.
+                allowed_s = settings.body_timeout_s + self._held_bytes / settings.body_min_rate_bytes
+            else:
+                allowed_s = settings.keepalive_timeout_s if self._served else settings.header_timeout_s
+            if now - self.waiting_since > allowed_s:
+                return True
+        nothing_added = self.writing_paused or self._task is None
+        return self._write_deadline.has_passed(
+            self.unsent_bytes, now, settings.write_timeout_s, nothing_added=nothing_added
+        )
+
+    def has_left_unseen(self) -> bool:
+        """Whether the client has closed while it was not read on, so that the loop could not see it leave."""
+        return self._reading_paused and self.transport is not None and has_left(self.transport)
+
+    def end(self) -> None:
+        """Ends the connection, and the call that is under way on it."""
+        if self._task is not None:
+            self._task.cancel()
+        if self.wire is not None:
+            self.wire.abort()
+
+    # inside
+
+    def _read(self, data: bytes) -> None:
+        """Begins the call that `data` begins with, waits for the rest of it, or leaves it to aiohttp."""
+        plain = self._heads.read(data)
+        if plain is None:
+            self._hand_over(data)
+            return
+        head, head_bytes, body_bytes = plain
+        size = head_bytes + body_bytes
+        if len(data) < size:
+            self._hold(data)
+            self._needed_bytes = size
+            self.waiting_since = self._loop.time()
+            return
+        if len(data) > size:
+            self._hold(data[size:])
+        self.waiting_since = None
+        self.answer_begun = False
+        call = self._call(head, data[head_bytes:size])
+        # A row of refusals would not let anyone else in: only a single request begins at once.
+        if sys.version_info >= (3, 12) and not self._held:
+            task = asyncio.Task(call, loop=self._loop, eager_start=True)
+            if not task.done():
+                self._task = task
+        else:
+            self._task = self._loop.create_task(call)
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+
+    def _read_held(self) -> None:
+        data = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = self._needed_bytes = 0
+        self._read(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        self._server.plain.discard(self)
+        self._server.take_over(self, data)
+
+    async def _call(self, head: RequestHead, body: bytes) -> None:
+        """Has one request answered, and then goes on with what came meanwhile."""
+        keep_alive = False
+        try:
+            keep_alive = await self._server.answer(self, head, body)
+        except ConnectionError:  # the client has left, or was cut off
+            pass
+        except Exception as error:  # noqa: BLE001  # the outermost boundary
+            LOG.error("a connection failed: %s", type(error).__name__)
+        finally:
+            self._task = None
+            if self.transport is not None:
+                self._go_on(keep_alive=keep_alive)
+
+    def _go_on(self, *, keep_alive: bool) -> None:
+        transport = cast(asyncio.Transport, self.transport)
+        if not keep_alive or transport.is_closing():
+            transport.close()
+            return
+        self._served = True
+        self.waiting_since = self._loop.time()
+        if self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
+        if self._held:
+            self._read_held()
+
+    def _wake_writer(self) -> None:
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        self._drain_waiter = None
