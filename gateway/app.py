@@ -38,6 +38,7 @@ from gateway.server import SENT, SENT_LAST, ClientConnection, Server
 from gateway.store.counting import Days
 from gateway.store.sqlite import CHECK_LIMIT_S, SqliteStore, open_store
 from gateway.translation import languages
+from gateway.upstream.head import lines_named
 from gateway.upstream.pool import Deadlines, Pool
 from gateway.upstream.request import target_of
 
@@ -261,7 +262,7 @@ def _road(
 
 
 def _delivery(settings: UpstreamSettings, plugins: Plugins) -> Delivery:
-    passed = tuple(dict.fromkeys(name.lower().encode() for name in (*PASSED_HEADERS, *settings.pass_headers)))
+    passed = lines_named(name.encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
     return Delivery(plugins.translators, passed, settings.max_answer_bytes)
 
 

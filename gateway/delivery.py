@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,11 +27,11 @@ REFUSED_CREDENTIALS = frozenset({401, 403, 407, 408})
 class Delivery:
     """How answers are delivered, the same for every call.
 
-    `pass_headers` are the upstream's headers (in lower case) that a client sees.
+    `pass_headers` finds the lines of the upstream's head that a client sees.
     """
 
     translators: Mapping[str, TranslatorSpec]
-    pass_headers: tuple[bytes, ...]
+    pass_headers: re.Pattern[bytes]
     max_answer_bytes: int
 
     async def deliver(
@@ -73,11 +74,7 @@ class Delivery:
 
     def _passed_fields(self, head: ResponseHead) -> str:
         """The upstream's headers that a client may see, as lines."""
-        lines = ""
-        for name in self.pass_headers:
-            for value in head.get_all(name):
-                lines += f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
-        return lines
+        return "".join([f"{line.decode('latin-1')}\r\n" for line in head.lines(self.pass_headers)])
 
 
 def refuse_unusable(head: ResponseHead) -> None:

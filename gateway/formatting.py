@@ -64,7 +64,8 @@ def check_json(text: bytes) -> None:
         raise RenderingRefused(_TOO_DEEP) from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         raise NotJson(str(error)) from error
-    _check_depth(text)
+    if _bracket_count(text) > MAX_DEPTH:
+        _check_depth(text)
 
 
 def read_object(text: bytes) -> dict[str, JsonValue]:
@@ -74,9 +75,11 @@ def read_object(text: bytes) -> dict[str, JsonValue]:
     worst (32 MB of brackets in a string), and mostly 4.
     """
     try:
-        _check_number(text)
-        value = _loads(text)
-        _check_depth(text)
+        if len(text) > MAX_VALUES:
+            _check_number(text)
+        value = orjson.loads(text) if len(text) < _COLLECTED_BYTES else _loads_uncollected(text)
+        if _bracket_count(text) > MAX_DEPTH:
+            _check_depth(text)
     except orjson.JSONDecodeError as error:
         raise GatewayError("4003", f"the arguments are not valid JSON: {error}") from error
     except RenderingRefused as error:
@@ -190,16 +193,15 @@ def _refusal(spec: FormatterSpec, why: str) -> GatewayError:
     return GatewayError("5000", f"the answer cannot be rendered as {spec.name}: {why}")
 
 
-def _loads(text: bytes) -> JsonValue:
-    """Parses; a large text without the garbage collector, which makes a text of brackets take ten times as long."""
-    if len(text) < _COLLECTED_BYTES or not gc.isenabled():
-        value: JsonValue = orjson.loads(text)
-        return value
+def _loads_uncollected(text: bytes) -> JsonValue:
+    """Parses a large text without the garbage collector, which makes a text of brackets take ten times as long."""
+    enabled = gc.isenabled()
     gc.disable()  # for no other thread: orjson does not let go of the interpreter's lock
     try:
-        value = orjson.loads(text)
+        value: JsonValue = orjson.loads(text)
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
     return value
 
 
@@ -226,7 +228,7 @@ def _bracket_count(text: bytes) -> int:
 
 def _check_number(text: bytes) -> None:
     """Raises RenderingRefused for more than MAX_VALUES: a value stands behind a bracket or a comma."""
-    if len(text) <= MAX_VALUES or _bracket_count(text) + text.count(b",") <= MAX_VALUES:
+    if _bracket_count(text) + text.count(b",") <= MAX_VALUES:
         return
     if len(_outside_strings(text, b"[{,", MAX_VALUES)) > MAX_VALUES:
         raise _too_many(MAX_VALUES)
@@ -234,8 +236,6 @@ def _check_number(text: bytes) -> None:
 
 def _check_depth(text: bytes) -> None:
     """Raises RenderingRefused for valid JSON that nests deeper than MAX_DEPTH or holds more than MAX_CONTAINERS."""
-    if _bracket_count(text) <= MAX_DEPTH:
-        return
     brackets = _outside_strings(text, b"[{]}", MAX_CONTAINERS)
     if len(brackets) > 2 * MAX_CONTAINERS:
         raise _too_many(MAX_CONTAINERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import warnings
+from time import monotonic
 
 from gateway.config import LogSettings
 from gateway.fronts.client import Client
@@ -52,7 +53,7 @@ def log_access(client: Client, progress: Progress) -> None:
         code,
         client.sent_status,
         client.sent_bytes,
-        (client.connection.now() - progress.started) * 1e3,
+        (monotonic() - progress.started) * 1e3,
         " cut" if progress.cut else "",
     )
 

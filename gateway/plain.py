@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any, Final, Protocol, cast
 
 from gateway.client_side import ClientSide, WriteDeadline, has_left
@@ -38,7 +39,7 @@ class PlainServer(Protocol):
 class PlainConnection(ClientSide, asyncio.Protocol):
     """One client's connection. `relay` is the upstream connection whose bytes are being passed on, if any.
 
-    `waiting_since` (the loop's seconds) is when the client began to owe something: a request's head, or the rest of its
+    `waiting_since` (monotonic seconds) is when the client began to owe something: a request's head, or the rest of its
     body; None while the gateway owes the answer.
     """
 
@@ -56,7 +57,6 @@ class PlainConnection(ClientSide, asyncio.Protocol):
         "_write_deadline",
         "answer_begun",
         "client_ip",
-        "now",
         "relay",
         "transport",
         "waiting_since",
@@ -67,7 +67,6 @@ class PlainConnection(ClientSide, asyncio.Protocol):
     def __init__(self, server: PlainServer, settings: ServerSettings, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
         self._loop = loop
-        self.now = loop.time  # in seconds
         self._heads = PlainHeads(min(PLAIN_HEAD_BYTES, settings.max_line_bytes))
         self._held: list[bytes] = []  # what came and is not read yet
         self._held_bytes = 0
@@ -77,7 +76,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
         self._reading_paused = False
         self._drain_waiter: asyncio.Future[None] | None = None
         self._write_deadline = WriteDeadline()
-        self.waiting_since: float | None = loop.time()
+        self.waiting_since: float | None = monotonic()
         self.relay: UpstreamConnection | None = None
         self.transport: asyncio.Transport | None = None
         self.wire: asyncio.Transport | None = None
@@ -184,7 +183,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
         if len(data) < size:
             self._hold(data)
             self._needed_bytes = size
-            self.waiting_since = self._loop.time()
+            self.waiting_since = monotonic()
             return
         if len(data) > size:
             self._hold(data[size:])
@@ -233,7 +232,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
             transport.close()
             return
         self._served = True
-        self.waiting_since = self._loop.time()
+        self.waiting_since = monotonic()
         if self._reading_paused:
             self._reading_paused = False
             transport.resume_reading()

@@ -10,7 +10,7 @@ NO_RESULT = ERROR_CODES["2000"]
 
 
 class Progress:
-    """`started` and `upstream_s` are the loop's seconds, `started_at` seconds since the epoch.
+    """`started` and `upstream_s` are monotonic seconds, `started_at` seconds since the epoch.
 
     `asked` holds the gateway's own parameters as the caller wrote them, for refusals before there is a call. `outcome`
     is what the row will say if nothing more happens: while a success of the upstream's is delivered it is success, and

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 from gateway.accounts import AccountDirectory
 from gateway.config import MethodsSettings
@@ -76,7 +77,7 @@ class Road:
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
         async with self.upstream.pool.exchange(self._request(reading)) as link:
             head = await (link.answer() if upload is None else answer_to_upload(link, upload.pieces, upload.length))
-            progress.upstream_s = client.connection.now() - progress.started
+            progress.upstream_s = monotonic() - progress.started
             writer = Writer(self.writing, client, progress, self.accounts)
             await self.delivery.deliver(writer, link, head, call, progress)
 
@@ -112,7 +113,7 @@ class Road:
 
     def _begin(self, client: Client, front: str) -> Progress:
         request_id, row_id = self.ids.next()
-        return Progress(request_id, row_id, front, client.connection.now(), time.time())
+        return Progress(request_id, row_id, front, monotonic(), time.time())
 
     async def _guard(self, client: Client, progress: Progress, read: Read, platform: str) -> None:
         """Walks the road; whatever happens on it, the client is told and the call is recorded, once."""
@@ -143,7 +144,7 @@ class Road:
     def _record(self, client: Client, progress: Progress) -> None:
         account = progress.account
         if account is not None:
-            now = client.connection.now()
+            now = monotonic()
             record = progress.record(account, now, client.sent_status, client.sent_at, client.sent_bytes)
             self.accounts.count(record)
             self.store.append(record)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any, cast
 
 from aiohttp import web
@@ -50,17 +51,15 @@ class ClientConnection(ClientSide, web.RequestHandler):
         "_write_deadline",
         "answer_begun",
         "client_ip",
-        "now",
         "relay",
         "wire",
     )
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
-        self.now = loop.time  # in seconds
         self.relay: UpstreamConnection | None = None
         self.client_ip = ""
-        self._head_since: float | None = loop.time()
+        self._head_since: float | None = monotonic()
         self._head_bytes = 0
         self._in_request_line = True
         self._last_body: StreamReader = EMPTY_PAYLOAD
@@ -84,7 +83,7 @@ class ClientConnection(ClientSide, web.RequestHandler):
         self._read_bytes += len(data)
         if self._last_body.is_eof():  # what comes now is a head
             if self._head_since is None and self._current_request is None:
-                self._head_since = self._loop.time()
+                self._head_since = monotonic()
             if self._in_request_line:
                 data = self._plain_request_line(data)
             self._head_bytes += len(data)
@@ -128,12 +127,12 @@ class ClientConnection(ClientSide, web.RequestHandler):
 
     def begin_body(self) -> None:
         """The handler waits for the request's body, or for more of it: its clock runs."""
-        self._body_since = self._loop.time()
+        self._body_since = monotonic()
 
     def end_body(self) -> None:
         """Nobody waits for the body now: its clock stands still, and goes on where more of it is awaited."""
         if self._body_since is not None:
-            self._body_waited_s += self._loop.time() - self._body_since
+            self._body_waited_s += monotonic() - self._body_since
             self._body_since = None
 
     def forgo_body(self) -> None:

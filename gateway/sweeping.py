@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -13,7 +14,7 @@ SLICE = 64
 
 
 class Sweeper(Generic[Item]):
-    """Calls `look(item, now)` for all of `items()` every `period_s` seconds until `stop`; `now` is the loop's time.
+    """Calls `look(item, now)` for all of `items()` every `period_s` seconds until `stop`; `now` is monotonic.
 
     Between two slices the loop does whatever else is due. An item may have changed or gone since the sweep began.
     """
@@ -37,7 +38,7 @@ class Sweeper(Generic[Item]):
         self._go_on(self._items(), 0)
 
     def _go_on(self, items: Sequence[Item], start: int) -> None:
-        now = self._loop.time()
+        now = monotonic()
         end = start + SLICE
         for item in items[start:end]:
             self._look(item, now)

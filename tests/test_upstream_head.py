@@ -8,7 +8,7 @@ import gzip
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.upstream.head import CHUNKED, MAX_HEADERS, UNTIL_CLOSE, parse_head
+from gateway.upstream.head import CHUNKED, MAX_HEADERS, UNTIL_CLOSE, lines_named, parse_head
 from tests.chaos import Chaos, Flood, Hang, Script, WaitFor, answer, head, json_answer, sse_head
 from tests.support import Answer, Gateway, call, custom_path, native
 
@@ -18,8 +18,8 @@ FRONTS = ("native", "custom")
 def test_status_headers_and_framing_are_read() -> None:
     read = parse_head(head(201, ("Content-TYPE", 'Text/Event-Stream; charset="UTF-8"'), ("X-A", "1"), ("x-a", "2")))
     assert read.status == 201
-    assert read.get_all(b"x-a") == [b"1", b"2"]
-    assert read.get_all(b"x-b") == []
+    assert read.lines(lines_named([b"x-A", b"x-c"])) == [b"X-A: 1", b"x-a: 2"]
+    assert read.lines(lines_named([b"x-b", b"a"])) == []
     assert read.get(b"x-a") == b"1"
     assert read.get(b"x-b") is None
     assert read.content_type == b'Text/Event-Stream; charset="UTF-8"'

@@ -11,6 +11,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from time import monotonic
 from typing import Protocol, TypeAlias
 
 from aiohttp import StreamReader, web
@@ -206,7 +207,7 @@ class Client:
         )
         self.sent_status = status
         self.connection.answer_begun = True
-        self.sent_at = self.connection.now()
+        self.sent_at = monotonic()
         return head.encode("latin-1")
 
     async def send(self, status: int, content_type: str, body: bytes, fields: str = "") -> None:

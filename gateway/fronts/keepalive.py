@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from gateway.plain import PlainConnection
 from gateway.server import ClientConnection
@@ -48,7 +49,7 @@ class Keepalive:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        now = self._client.now()
+        now = monotonic()
         left_s = max(self._link.read_at, self._written_at) + self._pause_s - now
         if left_s > 0:
             self._wait(left_s)

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -89,7 +90,7 @@ class Writer:
         if spec is not None and body:
             body = await self._render(spec, answer.json if answer.json is not None else _as_json(body))
             content_type = spec.content_type
-        fields = progress.fields(self._client.connection.now(), answer.code) + answer.fields
+        fields = progress.fields(monotonic(), answer.code) + answer.fields
         await self._client.send(answer.status, content_type, body, fields)
 
     async def refuse(self, error: GatewayError) -> None:
@@ -106,14 +107,14 @@ class Writer:
                 body, content_type = await self._render(spec, body), spec.content_type
             except GatewayError as failure:  # a formatter that fails must not hide the error itself
                 LOG.warning("the format %s cannot say an error: %s", spec.name, failure.reason)
-        fields += self._progress.fields(self._client.connection.now(), error.code)
+        fields += self._progress.fields(monotonic(), error.code)
         await self._client.send(error.code.native_status, content_type, body, fields)
 
     async def file(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> None:
         """A file: relayed as it comes, on both fronts without an envelope."""
         client, progress = self._client, self._progress
         length = head.length if head.length >= 0 else None
-        fields += progress.fields(client.connection.now(), None)
+        fields += progress.fields(monotonic(), None)
         first = client.answer_head(head.status, head.content_type.decode("latin-1"), length, fields)
         progress.outcome = SUCCESS  # unless it breaks off; a client that leaves has had the upstream's success
         if client.bodyless:
@@ -138,7 +139,7 @@ class Writer:
         spec = self._asked_format()
         status = 200 if progress.front == "custom" else head.status
         content_type = head.content_type.decode("latin-1")
-        fields += STREAM_FIELDS + progress.fields(client.connection.now(), None)
+        fields += STREAM_FIELDS + progress.fields(monotonic(), None)
         first = client.answer_head(status, content_type, None, fields)
         progress.outcome = SUCCESS  # as for a file
         if client.bodyless:
@@ -177,7 +178,7 @@ class Writer:
                         await client.write(self._framed(encoded))
                         client.sent_bytes += len(encoded)
                         if progress.first_byte_at is None:
-                            progress.first_byte_at = client.connection.now()
+                            progress.first_byte_at = monotonic()
             last = event.raw if event is not None else b""
             if splitter.rest.strip() or (head.length == UNTIL_CLOSE and not self._looks_whole(last)):
                 raise broke_off()
@@ -227,7 +228,7 @@ class Writer:
             self._progress.outcome = code = error.code
             refusal = self._enveloped(NOT_GIVEN, error.code, error.reason)
             spec, body = await self._render_refusal(spec, refusal)
-        fields += self._progress.fields(self._client.connection.now(), code)
+        fields += self._progress.fields(monotonic(), code)
         await self._client.send(200, spec.content_type, body, fields)
 
     async def _render_refusal(self, spec: FormatterSpec, refusal: bytes) -> tuple[FormatterSpec, bytes]:
@@ -245,7 +246,7 @@ class Writer:
         facts = Facts(
             counts=self._accounts.counts(progress.account) if progress.account is not None else CallCounts(),
             started_at=progress.started_at,
-            duration_s=self._client.connection.now() - progress.started,
+            duration_s=monotonic() - progress.started,
             default_lang=self._writing.default_lang,
             translate_status=progress.translate_status,
         )

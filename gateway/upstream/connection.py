@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.errors import GatewayError
@@ -56,7 +57,7 @@ def broke_off() -> GatewayError:
 class UpstreamConnection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
-    `started_at` and `read_at` (the loop's seconds) are what the pool's sweeper judges deadlines by.
+    `started_at` and `read_at` (monotonic seconds) are what the pool's sweeper judges deadlines by.
     """
 
     __slots__ = (
@@ -69,7 +70,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_framed_relay",
         "_framing_kept",
         "_head_bytes",
-        "_now",
         "_own_chunks",
         "_pieces",
         "_pool",
@@ -92,7 +92,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._now = pool.now
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
@@ -133,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Bytes from the upstream."""
         state = self.state
         if state != HEAD:  # interim answers and a head in drops do not put off the first byte's deadline
-            self.read_at = self._now()
+            self.read_at = monotonic()
         try:
             if state == RELAY_CHUNKS:
                 self._relay_chunks(data)
@@ -179,7 +178,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is None:
             raise GatewayError("4001", "the upstream closed the connection")
         self.state = HEAD
-        self.started_at = self.read_at = self._now()
+        self.started_at = self.read_at = monotonic()
         self.transport.write(data)
 
     async def send_more(self, data: bytes) -> None:
@@ -187,7 +186,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing():
             raise GatewayError("4001", "the upstream closed the connection while it was sent the request")
         self.transport.write(data)
-        self.read_at = self._now()  # while a body is sent, its progress is what counts
+        self.read_at = monotonic()  # while a body is sent, its progress is what counts
         if self.writing_paused:
             self._drain_waiter = self._pool.loop.create_future()
             await self._drain_waiter
@@ -316,7 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Reads on after `pause`."""
         if self.reading_paused:
             self.reading_paused = False
-            self.read_at = self._now()
+            self.read_at = monotonic()
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.resume_reading()
 
@@ -349,7 +348,7 @@ class UpstreamConnection(asyncio.Protocol):
     def make_idle(self) -> None:
         """Forgets the exchange; the connection waits for another."""
         self._reset()
-        self.idle_since = self._now()
+        self.idle_since = monotonic()
         self.resume()
 
     # inside
@@ -370,7 +369,7 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status >= 200:  # the others are interim
                 self.state = COLLECT if head.media_type == b"application/json" else HOLD
                 self.head = head
-                self.read_at = self._now()
+                self.read_at = monotonic()
                 self._body = body_of(head)
                 self._framing_kept = self.state == HOLD and head.length == CHUNKED
                 self._head_bytes = b""

@@ -5,6 +5,9 @@ Pure: bytes in, a value out.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.errors import GatewayError
@@ -43,16 +46,9 @@ class ResponseHead:
         at = self._lower.find(b"\r\n%b:" % name)
         return None if at < 0 else self._value(at + len(name) + 3)
 
-    def get_all(self, name: bytes) -> list[bytes]:
-        """Every header of this name (in lower case), in order."""
-        start = b"\r\n%b:" % name
-        values = []
-        at = self._lower.find(start)
-        while at >= 0:
-            at += len(start)
-            values.append(self._value(at))
-            at = self._lower.find(start, at)
-        return values
+    def lines(self, wanted: re.Pattern[bytes]) -> list[bytes]:
+        """The header lines that `wanted`, made by `lines_named`, finds, without their line ends."""
+        return wanted.findall(self._text)
 
     def _value(self, start: int) -> bytes:
         return self._text[start : self._text.index(b"\r\n", start)].strip(b" \t")
@@ -62,19 +58,33 @@ class ResponseHead:
 
         What that section lets a client repair (both framings, several lengths) is refused: nothing honest sends it.
         """
-        lengths = self.get_all(b"content-length")
-        codings = self.get_all(b"transfer-encoding")
-        if lengths and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18):
-            raise nonsense("Content-Length is not one number")
-        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+        length, coding = self._only(b"\r\ncontent-length:"), self._only(b"\r\ntransfer-encoding:")
+        if length is not None and (not length.isdigit() or len(length) > 18):
+            raise nonsense("Content-Length is not a number")
+        if coding is not None and coding.lower() != b"chunked":
             raise nonsense("Transfer-Encoding is not 'chunked'")
         if self.status < 200 or self.status in {204, 304}:
             return 0
-        if codings:
-            if lengths:
-                raise nonsense("Content-Length and Transfer-Encoding together")
-            return CHUNKED
-        return int(lengths[0]) if lengths else UNTIL_CLOSE
+        if coding is None:
+            return UNTIL_CLOSE if length is None else int(length)
+        if length is not None:
+            raise nonsense("Content-Length and Transfer-Encoding together")
+        return CHUNKED
+
+    def _only(self, start: bytes) -> bytes | None:
+        """The value of the only line that starts so; None where there is none."""
+        at = self._lower.find(start)
+        if at < 0:
+            return None
+        at += len(start)
+        if self._lower.find(start, at) >= 0:
+            raise nonsense("a header of the framing is repeated")
+        return self._value(at)
+
+
+def lines_named(names: Iterable[bytes]) -> re.Pattern[bytes]:
+    """What finds the lines of these headers in a head."""
+    return re.compile(rb"(?<=\r\n)(?:%b):[^\r]*" % b"|".join(map(re.escape, names)), re.IGNORECASE)
 
 
 def nonsense(reason: str) -> GatewayError:

@@ -1,6 +1,6 @@
 """The kept-alive connections to one upstream, and the deadlines of what is under way on them.
 
-Times are the loop's seconds. One sweep judges every deadline, so that a call arms no timer of its own.
+Times are monotonic seconds. One sweep judges every deadline, so that a call arms no timer of its own.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import select
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from gateway.errors import GatewayError
 from gateway.sweeping import Sweeper
@@ -37,7 +37,6 @@ class Pool:
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, deadlines: Deadlines) -> None:
         self.loop = asyncio.get_running_loop()
-        self.now: Callable[[], float] = self.loop.time
         self.deadlines = deadlines
         self._host = host
         self._port = port
@@ -104,7 +103,7 @@ class Pool:
             transport = link.transport
             if transport is None or transport.is_closing():
                 continue
-            if self.now() - link.idle_since < _TRUSTED_IDLE_S or not _has_input(transport):
+            if monotonic() - link.idle_since < _TRUSTED_IDLE_S or not _has_input(transport):
                 return link
             link.abort()
         return None
