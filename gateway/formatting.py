@@ -23,6 +23,7 @@ import orjson
 from gateway.config import FormatsSettings
 from gateway.errors import GatewayError
 from gateway.hookspecs import FormatterSpec
+from gateway.running import own_task
 from gateway.types import MAX_DEPTH, Document, JsonValue, RenderingRefused
 
 LOG = logging.getLogger("gateway.formatting")
@@ -140,6 +141,7 @@ class Renderer:
         return rendering
 
     async def _render_in_thread(self, spec: FormatterSpec, document: Document) -> bytes:
+        await own_task()
         slots = self._slots[spec.name]
         loop = asyncio.get_running_loop()
         result: Future[bytes] = Future()

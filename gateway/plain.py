@@ -2,7 +2,7 @@
 
 A request is plain when its head came in one read, says nothing unusual (request_head.py), and has a short body of known
 length, as nearly every call has. The first one that is not is aiohttp's, and so is the connection from then on: it is
-handed over with what was not read of it. A plain call costs one task, and none of aiohttp's machinery.
+handed over with what was not read of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Final, Protocol, cast
@@ -18,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 from gateway.client_side import ClientSide, WriteDeadline, has_left
 from gateway.config import ServerSettings
 from gateway.request_head import PLAIN_HEAD_BYTES, PlainHeads, RequestHead
+from gateway.running import Runner
 from gateway.upstream.connection import UpstreamConnection
 
 LOG = logging.getLogger("gateway.server")
@@ -36,7 +36,7 @@ class PlainServer(Protocol):
         """Makes the connection aiohttp's, and `data` the first that aiohttp reads of it."""
 
 
-class PlainConnection(ClientSide, asyncio.Protocol):
+class PlainConnection(ClientSide, Runner, asyncio.Protocol):
     """One client's connection. `relay` is the upstream connection whose bytes are being passed on, if any.
 
     `waiting_since` (monotonic seconds) is when the client began to owe something: a request's head, or the rest of its
@@ -44,16 +44,15 @@ class PlainConnection(ClientSide, asyncio.Protocol):
     """
 
     __slots__ = (
+        "_busy",
         "_drain_waiter",
         "_heads",
         "_held",
         "_held_bytes",
-        "_loop",
         "_needed_bytes",
         "_reading_paused",
         "_served",
         "_server",
-        "_task",
         "_write_deadline",
         "answer_begun",
         "client_ip",
@@ -65,13 +64,13 @@ class PlainConnection(ClientSide, asyncio.Protocol):
     )
 
     def __init__(self, server: PlainServer, settings: ServerSettings, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._server = server
-        self._loop = loop
         self._heads = PlainHeads(min(PLAIN_HEAD_BYTES, settings.max_line_bytes))
         self._held: list[bytes] = []  # what came and is not read yet
         self._held_bytes = 0
         self._needed_bytes = 0  # how much of it makes a whole request, where its head is known
-        self._task: asyncio.Task[None] | None = None
+        self._busy = False  # with a call
         self._served = False
         self._reading_paused = False
         self._drain_waiter: asyncio.Future[None] | None = None
@@ -96,12 +95,12 @@ class PlainConnection(ClientSide, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: a request, as a rule."""
-        if self._task is None and not self._held:
+        if not self._busy and not self._held:
             self._read(data)
             return
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._task is None:
+        if not self._busy:
             if self._held_bytes >= self._needed_bytes:
                 self._read_held()
         elif self._held_bytes > _AHEAD_BYTES and not self._reading_paused and self.transport is not None:
@@ -127,8 +126,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
         self._server.plain.discard(self)
         if self.relay is not None:
             self.relay.abort()
-        if self._task is not None:
-            self._task.cancel()
+        self.cancel()
         self._held.clear()
         self._wake_writer()
 
@@ -154,7 +152,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
                 allowed_s = settings.keepalive_timeout_s if self._served else settings.header_timeout_s
             if now - self.waiting_since > allowed_s:
                 return True
-        nothing_added = self.writing_paused or self._task is None
+        nothing_added = self.writing_paused or not self._busy
         return self._write_deadline.has_passed(
             self.unsent_bytes, now, settings.write_timeout_s, nothing_added=nothing_added
         )
@@ -165,8 +163,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
 
     def end(self) -> None:
         """Ends the connection, and the call that is under way on it."""
-        if self._task is not None:
-            self._task.cancel()
+        self.cancel()
         if self.wire is not None:
             self.wire.abort()
 
@@ -189,20 +186,16 @@ class PlainConnection(ClientSide, asyncio.Protocol):
             self._hold(data[size:])
         self.waiting_since = None
         self.answer_begun = False
-        call = self._call(head, data[head_bytes:size])
-        # A row of refusals would not let anyone else in: only a single request begins at once.
-        if sys.version_info >= (3, 12) and not self._held:
-            task = asyncio.Task(call, loop=self._loop, eager_start=True)
-            if not task.done():
-                self._task = task
-        else:
-            self._task = self._loop.create_task(call)
+        self._busy = True
+        self.run(self._call(head, data[head_bytes:size]))
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
 
     def _read_held(self) -> None:
+        if self._busy or not self._held:  # more came, and it has begun already
+            return
         data = b"".join(self._held)
         self._held.clear()
         self._held_bytes = self._needed_bytes = 0
@@ -222,7 +215,7 @@ class PlainConnection(ClientSide, asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  # the outermost boundary
             LOG.error("a connection failed: %s", type(error).__name__)
         finally:
-            self._task = None
+            self._busy = False
             if self.transport is not None:
                 self._go_on(keep_alive=keep_alive)
 
@@ -236,8 +229,8 @@ class PlainConnection(ClientSide, asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             transport.resume_reading()
-        if self._held:
-            self._read_held()
+        if self._held:  # not here: a row of refusals would not let anyone else in
+            self._loop.call_soon(self._read_held)
 
     def _wake_writer(self) -> None:
         if self._drain_waiter is not None and not self._drain_waiter.done():

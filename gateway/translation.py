@@ -14,6 +14,7 @@ from typing import cast
 import orjson
 
 from gateway.hookspecs import TranslatorSpec
+from gateway.running import own_task
 from gateway.types import JsonValue, TranslationContext
 
 LOG = logging.getLogger("gateway.translation")
@@ -44,6 +45,7 @@ async def translate_answer(
     """
     if translator is None:
         return text, UNAVAILABLE
+    await own_task()
     try:
         answer = cast(JsonValue, orjson.loads(text))
         places = _places(answer, translator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlencode
@@ -27,7 +27,8 @@ from gateway.fronts.reading import (
     with_members,
 )
 from gateway.methods import TEXT_ARGUMENTS, TEXT_OR_LIST_ARGUMENTS, Method, check_name, check_required, known_method
-from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue, RenderingRefused
+from gateway.request_head import RequestHead
+from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue, PerCall, RenderingRefused
 
 OWN_PARAMETERS = frozenset({
     "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "version", "_method",
@@ -42,7 +43,6 @@ MAX_QUERY_BYTES = 16_384
 """The longest query that is made of arguments: upstreams take a request line of some such length and no longer."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_VERBS = ("GET", "POST", "DELETE")
 
 
 @dataclass(slots=True)
@@ -70,13 +70,27 @@ class _Parameters:
             self.add_flat(name, flat_json(name, value))
             self.texts.append((name, value))
 
-    def add_encoded(self, raw: str) -> None:
-        """The parameters of a query string or a form."""
+    def add_encoded(self, raw: str) -> list[tuple[str, str]]:
+        """The parameters of a query string or a form; returns them decoded."""
+        added = []
         for name, value in split_pairs(raw):
             try:
-                self.add(decode(name), decode(value))
+                pair = decode(name), decode(value)
+                self.add(*pair)
+                added.append(pair)
             except GatewayError as error:
                 self.lose(error)
+        return added
+
+    def add_query(self, head: RequestHead) -> None:
+        """The parameters of a request's query; a faultless one is noted, decoded, where its head may come again."""
+        if isinstance(head.notes, _Query):
+            for name, value in head.notes.pairs:
+                self.add(name, value)
+        elif head.query:
+            pairs = self.add_encoded(head.query)
+            if self.fault is None:
+                head.notes = _Query(pairs)
 
     def add_own(self, name: str, value: str) -> None:
         """One of the gateway's own parameters."""
@@ -103,6 +117,12 @@ class _Parameters:
         self.wrong(fault)
 
 
+class _Query(PerCall, frozen=True):
+    """The parameters of a query."""
+
+    pairs: list[tuple[str, str]]
+
+
 async def read_call(
     client: Client, own: dict[str, str], known: Known, request_id: str, authenticate: Authenticate
 ) -> Reading:
@@ -112,8 +132,7 @@ async def read_call(
     that was asked for; it may hold `api_name` from the path already.
     """
     parameters = _Parameters(own)
-    query = client.head.query
-    await _collect(parameters, client, query, authenticate)
+    await _collect(parameters, client, authenticate)
     missing = [name for name in ("key", "secret", "method") if not own.get(name)]
     if missing:
         raise GatewayError(
@@ -123,9 +142,9 @@ async def read_call(
     return Reading(own["key"], own["secret"], call, upload)
 
 
-async def _collect(parameters: _Parameters, client: Client, query: str, authenticate: Authenticate) -> None:
+async def _collect(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:
     try:
-        parameters.add_encoded(query)
+        parameters.add_query(client.head)
         if client.has_body:
             await _collect_body(parameters, client, authenticate)
     except GatewayError as error:
@@ -301,6 +320,8 @@ def _arguments(parameters: _Parameters) -> Arguments:
     if text:
         raw = text.encode()
         named = _without_own(Arguments(raw, _o_args(raw)))
+        if parameters.body is None and not parameters.flat:
+            return named
         extra = _members(arguments, named.values)
         arguments = with_members(named, extra, {name: orjson.loads(value) for name, value in extra.items()})
     if parameters.flat:
@@ -334,14 +355,7 @@ def _members(arguments: Arguments, taken: Mapping[str, JsonValue]) -> dict[str, 
 
 def _wrong_value(own: Mapping[str, str], known: Known) -> GatewayError | None:
     """The first of the gateway's own parameters whose value is not one of those that exist."""
-    allowed: tuple[tuple[str, Collection[str]], ...] = (
-        ("cache", ("yes", "no")),
-        ("result_type", known.result_types),
-        ("lang", known.languages),
-        ("version", ("1", "2")),
-        ("_method", _VERBS),
-    )
-    for name, values in allowed:
+    for name, values in known.values.items():
         value = own.get(name)
         if value and value not in values:
             return GatewayError("4003", f"{name} must be one of {', '.join(sorted(values))}", param=name)

@@ -12,7 +12,8 @@ from gateway.formatting import read_object
 from gateway.fronts.client import Client
 from gateway.fronts.reading import Authenticate, Known, Reading, Upload, decode, with_default_model
 from gateway.methods import Method, check_required, known_method, name_from_path
-from gateway.types import NO_ARGUMENTS, Arguments, Call
+from gateway.request_head import RequestHead
+from gateway.types import NO_ARGUMENTS, Arguments, Call, PerCall
 
 OWN_PARAMETERS = frozenset({"result_type", "lang", "cache", "key", "secret"})
 """Query parameters that are the gateway's; every other one is the upstream's."""
@@ -33,49 +34,89 @@ async def read_call(
 
     `own` is filled with the gateway's own parameters, so that a refusal can be written in the format asked for.
     """
-    request = client.head
-    path, query = request.path, request.query
-    key, secret = _credentials(request.headers.get("Authorization"))
-    fault = None  # of the query; a missing argument is told before it
-    if query:
-        try:
-            query = _split_query(query, own)
-        except GatewayError as error:
-            fault = error
-    verb = "GET" if request.method == "HEAD" else request.method
-    name = name_from_path(path)
-    if verb not in VERBS:
-        raise GatewayError("4003", f"the HTTP method must be one of {', '.join(VERBS)}")
-    method = known_method(name)
+    head = client.head.notes
+    if not isinstance(head, _Head):
+        head = _read_head(client.head, own)
+    elif head.own:
+        own.update(head.own)
     arguments = NO_ARGUMENTS
     upload = None
     if client.has_body:
         if not client.body_in_hand:
-            authenticate(key, secret)
-        if _holds_arguments(client, method):
+            authenticate(head.key, head.secret)
+        if head.holds_arguments:
             arguments = await _arguments(client)
         else:
             upload = Upload(_content_type(client), client.content_length, client.body_pieces())
-    if upload is None and verb == "POST":
-        check_required(method, arguments.values)
+    name = head.name
+    if upload is None and head.verb == "POST":
+        check_required(head.method, arguments.values)
         if arguments.values:
             arguments = with_default_model(arguments, name, known.default_models)
-    if fault is not None:
-        raise fault
+    if head.fault is not None:
+        raise head.fault
     call = Call(
         request_id=request_id,
         front="native",
         method=name,
-        verb=verb,
+        verb=head.verb,
         arguments=arguments,
-        query=query,
+        query=head.query,
         result_type=_one_of(own, "result_type", known.result_types) if own else None,
         lang=_one_of(own, "lang", known.languages) if own else None,
         cache=_one_of(own, "cache", ("yes", "no")) == "yes" if own else False,
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,
     )
-    return Reading(key, secret, call, upload, _passed_headers(client), path[1:] if "%" in path else "")
+    return Reading(head.key, head.secret, call, upload, head.passed_headers, head.path)
+
+
+class _Head(PerCall, frozen=True):
+    """What a request's head alone says of a call. `own` are the gateway's own parameters in its query."""
+
+    key: str
+    secret: str
+    verb: str
+    name: str
+    method: Method | None
+    query: str
+    path: str  # as Reading's
+    own: dict[str, str]
+    holds_arguments: bool
+    passed_headers: str
+    fault: GatewayError | None  # of the query; a missing argument is told before it
+
+
+def _read_head(request: RequestHead, own: dict[str, str]) -> _Head:
+    """Reads a head, and notes what it says where the head may come again. Raises 4014, then 4003."""
+    key, secret = _credentials(request.headers.get("Authorization"))
+    query, fault = request.query, None
+    if query:
+        try:
+            query = _split_query(query, own)
+        except GatewayError as error:
+            fault = error
+    verb = "GET" if request.method == "HEAD" else request.method
+    name = name_from_path(request.path)
+    if verb not in VERBS:
+        raise GatewayError("4003", f"the HTTP method must be one of {', '.join(VERBS)}")
+    method = known_method(name)
+    head = _Head(
+        key=key,
+        secret=secret,
+        verb=verb,
+        name=name,
+        method=method,
+        query=query,
+        path=request.path[1:] if "%" in request.path else "",
+        own=dict(own),
+        holds_arguments=_holds_arguments(request, method),
+        passed_headers=_passed_headers(request),
+        fault=fault,
+    )
+    if fault is None:
+        request.notes = head
+    return head
 
 
 def _credentials(authorization: str | None) -> tuple[str, str]:
@@ -113,11 +154,11 @@ def _one_of(own: dict[str, str], name: str, allowed: Collection[str]) -> str | N
     return value or None
 
 
-def _holds_arguments(client: Client, method: Method | None) -> bool:
+def _holds_arguments(request: RequestHead, method: Method | None) -> bool:
     """Whether the body is read as JSON, by its type; any other one (a form, an SDP offer) goes on as it comes."""
-    if not client.head.headers.get("Content-Type"):
+    if not request.headers.get("Content-Type"):
         return True
-    kind = client.head.content_type
+    kind = request.content_type
     return kind.endswith(("/json", "+json")) or (method is not None and kind in _MISLABELLED)
 
 
@@ -139,9 +180,9 @@ def _content_type(client: Client) -> str:
     return content_type
 
 
-def _passed_headers(client: Client) -> str:
+def _passed_headers(request: RequestHead) -> str:
     """The few headers of a client that mean something to the upstream."""
-    beta = client.head.headers.get("OpenAI-Beta")
+    beta = request.headers.get("OpenAI-Beta")
     return f"OpenAI-Beta: {beta}\r\n" if beta and _BETA.fullmatch(beta) else ""
 
 

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.errors import GatewayError
+from gateway.running import Waiter
 from gateway.upstream.body import LAST_CHUNK, Body, ChunkedBody, CloseBody, body_of, frame
 from gateway.upstream.head import CHUNKED, MAX_HEAD_BYTES, ResponseHead, nonsense, parse_head
 
@@ -94,7 +95,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self.writing_paused = False
         self.reading_paused = False
@@ -198,7 +199,7 @@ class UpstreamConnection(asyncio.Protocol):
         while self.head is None or (self.state == COLLECT and self._collected <= self._collect_limit):
             if self._error is not None:
                 raise self._error
-            self._waiter = self._pool.loop.create_future()
+            self._waiter = Waiter(loop=self._pool.loop)
             await self._waiter
         return self.head
 
@@ -471,15 +472,16 @@ class UpstreamConnection(asyncio.Protocol):
             raise self._error
 
     async def _sleep(self) -> None:
-        self._waiter = self._pool.loop.create_future()
+        self._waiter = Waiter(loop=self._pool.loop)
         try:
             await self._waiter
         finally:
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Lets whoever waits go on, as a rule at once. The last thing to do: another exchange may begin meanwhile."""
+        if self._waiter is not None:
+            self._waiter.wake()
 
     def _wake_writer(self) -> None:
         if self._drain_waiter is not None and not self._drain_waiter.done():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from gateway.errors import GatewayError
+from gateway.running import own_task
 from gateway.sweeping import Sweeper
 from gateway.upstream import connection
 from gateway.upstream.connection import UpstreamConnection
@@ -68,6 +69,7 @@ class Pool:
 
     async def connect(self) -> UpstreamConnection:
         """A new connection, the caller's until `release`. Raises 4001 and 4017."""
+        await own_task()
         link = await self._connect()
         self._active.add(link)
         return link

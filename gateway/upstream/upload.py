@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from gateway.running import own_task
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import ResponseHead
@@ -15,6 +16,7 @@ async def answer_to_upload(link: UpstreamConnection, pieces: AsyncIterator[bytes
 
     `length` in bytes is what the request's head announced; None: the body goes in chunks. Raises what either side does.
     """
+    await own_task()
     sending = asyncio.ensure_future(_send(link, pieces, length))
     answering = asyncio.ensure_future(link.answer())
     try:
