@@ -14,7 +14,7 @@ from fnmatch import translate
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
-from gateway.credentials import MAX_CREDENTIAL_CHARS
+from gateway.credentials import MAX_CREDENTIAL_CHARS, Credentials
 from gateway.errors import GatewayError
 from gateway.store.counting import Days, counted_as
 from gateway.store.interface import AccountChanges, StoreError
@@ -86,19 +86,21 @@ class AccountDirectory:
         self._rules.update(rules)
         self._revision = changes.revision
 
-    def find(self, key: str, secret: str, client_ip: str, now: float) -> Account:
+    def find(self, credentials: Credentials, client_ip: str, now: float) -> Account:
         """The account of these credentials, if it may call. GatewayError 4004, 4005 or 4007, checked in this order."""
-        account = self.identify(key, secret)
+        account = self.identify(credentials)
         self.check_access(account, client_ip, now)
         return account
 
-    def identify(self, key: str, secret: str) -> Account:
+    def identify(self, credentials: Credentials) -> Account:
         """The account of these credentials. GatewayError 4004 or 4005.
 
         An unknown key costs the same work as a wrong secret, so that the time of an answer does not tell them apart.
         """
+        key, digest = credentials.key, credentials.digest
         account = self._by_key.get(key) if len(key) <= MAX_CREDENTIAL_CHARS else None
-        digest = self._digest(secret[: MAX_CREDENTIAL_CHARS + 1])  # no secret is longer; the work is bounded
+        if digest is None:  # no secret is longer than that, and the work is bounded
+            digest = credentials.digest = self._digest(credentials.secret[: MAX_CREDENTIAL_CHARS + 1])
         matches = hmac.compare_digest(digest, _NO_DIGEST if account is None else account.secret_digest)
         if account is None:
             raise GatewayError("4004", "no account has this key", param="key")

@@ -11,6 +11,17 @@ _KEY_CHARS = 32
 _SECRET_CHARS = 52  # 257 bits: only such a secret may be kept under a fast hash
 
 
+class Credentials:
+    """A caller's key and secret. `digest` is the secret's keyed hash, once it was made."""
+
+    __slots__ = ("digest", "key", "secret")
+
+    def __init__(self, key: str, secret: str) -> None:
+        self.key = key
+        self.secret = secret
+        self.digest: bytes | None = None
+
+
 def new_key() -> str:
     return "gk_" + _random(_KEY_CHARS)
 

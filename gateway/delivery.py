@@ -74,7 +74,8 @@ class Delivery:
 
     def _passed_fields(self, head: ResponseHead) -> str:
         """The upstream's headers that a client may see, as lines."""
-        return "".join([f"{line.decode('latin-1')}\r\n" for line in head.lines(self.pass_headers)])
+        lines = head.lines(self.pass_headers)
+        return b"\r\n".join((*lines, b"")).decode("latin-1") if lines else ""
 
 
 def refuse_unusable(head: ResponseHead) -> None:
@@ -84,7 +85,7 @@ def refuse_unusable(head: ResponseHead) -> None:
         raise GatewayError("4002", "the upstream does not accept the gateway's own request")
     if status >= 500 or 300 <= status < 400:
         raise GatewayError("4002", f"the upstream answered {status}")
-    if head.get(b"content-encoding") not in {None, b"identity"}:
+    if head.is_compressed:
         raise GatewayError("4002", "the upstream compressed its answer although it was asked not to")
 
 

@@ -8,7 +8,6 @@ handed over with what was not read of it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Coroutine
 from time import monotonic
@@ -19,8 +18,6 @@ from gateway.config import ServerSettings
 from gateway.request_head import PLAIN_HEAD_BYTES, PlainHeads, RequestHead
 from gateway.running import Runner
 from gateway.upstream.connection import UpstreamConnection
-
-LOG = logging.getLogger("gateway.server")
 
 _AHEAD_BYTES: Final = 65_536
 """How much of the requests behind the one under way is read before the client is read no further."""
@@ -187,7 +184,7 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         self.waiting_since = None
         self.answer_begun = False
         self._busy = True
-        self.run(self._call(head, data[head_bytes:size]))
+        self.run(self._server.answer(self, head, data[head_bytes:size]))
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
@@ -205,23 +202,13 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         self._server.plain.discard(self)
         self._server.take_over(self, data)
 
-    async def _call(self, head: RequestHead, body: bytes) -> None:
-        """Has one request answered, and then goes on with what came meanwhile."""
-        keep_alive = False
-        try:
-            keep_alive = await self._server.answer(self, head, body)
-        except ConnectionError:  # the client has left, or was cut off
-            pass
-        except Exception as error:  # noqa: BLE001  # the outermost boundary
-            LOG.error("a connection failed: %s", type(error).__name__)
-        finally:
-            self._busy = False
-            if self.transport is not None:
-                self._go_on(keep_alive=keep_alive)
-
-    def _go_on(self, *, keep_alive: bool) -> None:
-        transport = cast(asyncio.Transport, self.transport)
-        if not keep_alive or transport.is_closing():
+    def ended(self, *, well: bool) -> None:
+        """A request is answered, and `well` so that the connection may carry another."""
+        self._busy = False
+        transport = self.transport
+        if transport is None:
+            return
+        if not well or transport.is_closing():
             transport.close()
             return
         self._served = True

@@ -16,6 +16,7 @@ from time import monotonic
 
 from gateway.accounts import AccountDirectory
 from gateway.config import MethodsSettings
+from gateway.credentials import Credentials
 from gateway.delivery import Delivery
 from gateway.errors import GatewayError
 from gateway.fronts import custom_reading, native
@@ -73,16 +74,21 @@ class Road:
         reading = await read(client, progress.asked, self.known, progress.request_id, authenticate)
         call, upload = reading.call, reading.upload
         progress.call = call
-        account = authenticate(reading.key, reading.secret)
+        account = authenticate(reading.credentials)
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
-        async with self.upstream.pool.exchange(self._request(reading)) as link:
+        request, pool = self._request(reading), self.upstream.pool
+        link = pool.take_idle() or await pool.connect()
+        try:  # whatever ends it before the answer's end cancels the call upstream
+            link.send(request)
             head = await (link.answer() if upload is None else answer_to_upload(link, upload.pieces, upload.length))
             progress.upstream_s = monotonic() - progress.started
             writer = Writer(self.writing, client, progress, self.accounts)
             await self.delivery.deliver(writer, link, head, call, progress)
+        finally:
+            pool.release(link)
 
-    def _authenticate(self, client: Client, progress: Progress, key: str, secret: str) -> Account:
-        account = progress.account = self.accounts.identify(key, secret)
+    def _authenticate(self, client: Client, progress: Progress, credentials: Credentials) -> Account:
+        account = progress.account = self.accounts.identify(credentials)
         self.accounts.check_access(account, client.ip, time.time())
         return account
 

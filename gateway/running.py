@@ -7,8 +7,11 @@ code) asks for it with `own_task()`. Knows nothing of calls.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Generator
 from typing import Any
+
+LOG = logging.getLogger("gateway.server")
 
 
 class Waiter(asyncio.Future[None]):
@@ -25,20 +28,24 @@ class Waiter(asyncio.Future[None]):
 
 
 class Runner:
-    """Runs one coroutine at a time, which must see to its own errors: nobody awaits it. A base of protocols."""
+    """Runs one coroutine at a time. A base of protocols; `ended` is theirs."""
 
     __slots__ = ("_coroutine", "_loop", "_task", "_waited")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._coroutine: Coroutine[Any, None, None] | None = None
+        self._coroutine: Coroutine[Any, None, bool] | None = None
         self._waited: object = None  # what the next step waits for
         self._task: asyncio.Task[None] | None = None
 
-    def run(self, coroutine: Coroutine[Any, None, None]) -> None:
+    def run(self, coroutine: Coroutine[Any, None, bool]) -> None:
         """Begins with the first step, outside of any task; the coroutine before must have ended."""
         self._coroutine = coroutine
         self._step(None)
+
+    def ended(self, *, well: bool) -> None:
+        """Hears of the coroutine's end: `well` is what it returned; False where it raised or was cancelled."""
+        raise NotImplementedError
 
     def resume(self, waited: object) -> None:
         """Takes the next step, if it waits for this."""
@@ -61,30 +68,44 @@ class Runner:
         self._waited = None
         try:
             waited = coroutine.send(None) if error is None else coroutine.throw(error)
-        except (StopIteration, asyncio.CancelledError):
-            return
+        except StopIteration as stop:
+            self.ended(well=stop.value)
+        except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001  # nobody awaits it
+            self._failed(failure)
+        else:
+            self._wait_for(waited, coroutine)
         finally:
             error = None  # its traceback holds this frame: together they would wait for the garbage collector
+
+    def _wait_for(self, waited: Any, coroutine: Coroutine[Any, None, bool]) -> None:
+        """`waited` is what a task would be given: a future, or None for a mere pause."""
         if type(waited) is Waiter:
             waited.runner = self
-        elif waited is None:  # sleep(0)
+        elif waited is None:
             waited = object()
             self._loop.call_soon(self.resume, waited)
         elif isinstance(waited, _OwnTask):
             self._task = self._loop.create_task(self._finish(_Started(coroutine)))
             return
-        else:  # what a task would do with a future
+        else:  # as a task does
             waited._asyncio_future_blocking = False  # noqa: SLF001
             waited.add_done_callback(self.resume)
         self._waited = waited
 
     async def _finish(self, started: _Started) -> None:
         try:
-            await started
-        except asyncio.CancelledError:
-            pass
-        finally:
-            self._task = None  # its error's traceback leads back to us
+            well = await started
+        except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001  # nobody awaits it
+            self._task = None  # before the failure, whose traceback leads back to us
+            self._failed(failure)
+        else:
+            self._task = None
+            self.ended(well=well)
+
+    def _failed(self, failure: BaseException) -> None:
+        if not isinstance(failure, ConnectionError | asyncio.CancelledError):  # the client has left, or was cut off
+            LOG.error("a connection failed: %s", type(failure).__name__)
+        self.ended(well=False)
 
 
 async def own_task() -> None:
@@ -107,8 +128,8 @@ class _Started:
 
     __slots__ = ("_coroutine",)
 
-    def __init__(self, coroutine: Coroutine[Any, None, None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, None, bool]) -> None:
         self._coroutine = coroutine
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[Any, None, bool]:
         return self._coroutine.__await__()

@@ -18,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.pool import Pool
 
 START_LIMIT_S = 30.0
 UPSTREAM_KEY = "sk-upstream-canary-5f1d"
@@ -277,3 +280,14 @@ def dechunk(data: bytes) -> tuple[bytes, bool]:
         payload += rest[:size]
         data = rest[size + 2 :]
     return bytes(payload), False
+
+
+@asynccontextmanager
+async def exchange_on(pool: Pool, request: bytes) -> AsyncIterator[UpstreamConnection]:
+    """One exchange, taken and released as the road does it."""
+    link = pool.take_idle() or await pool.connect()
+    try:
+        link.send(request)
+        yield link
+    finally:
+        pool.release(link)

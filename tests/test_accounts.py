@@ -17,6 +17,7 @@ from msgspec.structs import replace as replace_struct
 
 from gateway.accounts import AccountDirectory, AccountSource
 from gateway.config import Settings, StoreSettings
+from gateway.credentials import Credentials
 from gateway.errors import GatewayError
 from gateway.ids import CallIds
 from gateway.store import AccountChanges, Days, SqliteStore, StoreError, open_store
@@ -57,7 +58,7 @@ async def directory(store: SqliteStore, acme: Account) -> AsyncIterator[AccountD
 
 def refusal(directory: AccountDirectory, key: str, secret: str, ip: str = "192.0.2.1", now: float = 1e9) -> str:
     with pytest.raises(GatewayError) as caught:
-        directory.find(key, secret, ip, now)
+        directory.find(Credentials(key, secret), ip, now)
     assert not secret or secret not in str(caught.value)
     return caught.value.code.code
 
@@ -92,7 +93,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
 
 async def test_the_right_credentials_find_the_account(directory: AccountDirectory, acme: Account) -> None:
     """From any address, where the account has no list."""
-    assert directory.find("acme-key", SECRET, "192.0.2.1", time.time()) == acme
+    assert directory.find(Credentials("acme-key", SECRET), "192.0.2.1", time.time()) == acme
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ async def test_an_address_off_the_list_is_4005(store: SqliteStore, acme: Account
     store.accounts.update("acme", lambda account: replace(account, allow_from=networks))
     async with started(store, store.pepper.digest) as directory:
         for ip in ("10.1.2.3", "::ffff:10.1.2.3", "2001:db8::5"):
-            assert directory.find("acme-key", SECRET, ip, 1e9).name == "acme"
+            assert directory.find(Credentials("acme-key", SECRET), ip, 1e9).name == "acme"
         for ip in ("11.1.2.3", "::ffff:11.1.2.3", "::1", "", "unix:"):
             assert refusal(directory, "acme-key", SECRET, ip) == "4005"
 
@@ -135,7 +136,7 @@ async def test_an_account_expires_at_its_moment(store: SqliteStore, acme: Accoun
     """The moment itself is already too late."""
     store.accounts.update("acme", lambda account: replace(account, expires_at=1000.0))
     async with started(store, store.pepper.digest) as directory:
-        assert directory.find("acme-key", SECRET, "", 999.9).name == "acme"
+        assert directory.find(Credentials("acme-key", SECRET), "", 999.9).name == "acme"
         assert refusal(directory, "acme-key", SECRET, now=1000.0) == "4007"
 
 
@@ -196,12 +197,12 @@ async def test_methods_are_given_and_stopped_by_globs(
 async def test_a_call_is_checked_by_the_account_as_it_found_it(store: SqliteStore, acme: Account) -> None:
     """A change in the middle of a call takes effect with the next one."""
     async with started(store, store.pepper.digest) as directory:
-        account = directory.find("acme-key", SECRET, "", 0)
+        account = directory.find(Credentials("acme-key", SECRET), "", 0)
         store.accounts.update("acme", lambda account: replace(account, stopped_methods=("*",)))
         await directory.refresh()
         directory.check_method(account, "v1/models")
         with pytest.raises(GatewayError):
-            directory.check_method(directory.find("acme-key", SECRET, "", 0), "v1/models")
+            directory.check_method(directory.find(Credentials("acme-key", SECRET), "", 0), "v1/models")
 
 
 async def test_a_stop_takes_effect_within_a_second(store: SqliteStore, acme: Account) -> None:
@@ -211,7 +212,7 @@ async def test_a_stop_takes_effect_within_a_second(store: SqliteStore, acme: Acc
 
         def is_stopped() -> bool:
             try:
-                directory.find("acme-key", SECRET, "", 0)
+                directory.find(Credentials("acme-key", SECRET), "", 0)
             except GatewayError:
                 return True
             return False
@@ -228,14 +229,14 @@ async def test_changes_are_taken_over_one_by_one(store: SqliteStore, directory: 
         "acme", lambda account: replace(account, key="acme-2", secret_digest=store.pepper.digest("a2"))
     )
     await directory.refresh()
-    assert directory.find("beta-key", "b", "", 0).name == "beta"
-    assert directory.find("acme-2", "a2", "", 0).name == "acme"
+    assert directory.find(Credentials("beta-key", "b"), "", 0).name == "beta"
+    assert directory.find(Credentials("acme-2", "a2"), "", 0).name == "acme"
     assert refusal(directory, "acme-key", SECRET) == "4004"
     assert refusal(directory, "acme-2", SECRET) == "4005"
     store.accounts.delete("beta")
     store.accounts.add(Account(0, "gamma", "beta-key", store.pepper.digest("g")))
     await directory.refresh()
-    assert directory.find("beta-key", "g", "", 0).name == "gamma"
+    assert directory.find(Credentials("beta-key", "g"), "", 0).name == "gamma"
     store.accounts.delete("gamma")
     await directory.refresh()
     assert refusal(directory, "beta-key", "g") == "4004"
@@ -321,12 +322,12 @@ async def test_accounts_stay_in_force_while_the_store_fails(
         source.broken = True
         reads = source.reads
         await until(lambda: source.reads > reads + 3)
-        assert directory.find("acme-key", SECRET, "", 0).name == "acme"
+        assert directory.find(Credentials("acme-key", SECRET), "", 0).name == "acme"
         source.broken = False
         store.accounts.update("acme", lambda account: replace(account, key="acme-2"))
         reads = source.reads
         await until(lambda: source.reads > reads + 3)
-        assert directory.find("acme-2", SECRET, "", 0).name == "acme"
+        assert directory.find(Credentials("acme-2", SECRET), "", 0).name == "acme"
     assert [entry.levelname for entry in caplog.records] == ["ERROR", "WARNING"]
     assert caplog.messages[0].endswith(f": {said}")
 
@@ -343,7 +344,7 @@ async def test_a_process_without_threads_to_spare_goes_on_following(store: Sqlit
         store.accounts.update("acme", lambda account: replace(account, key="acme-2"))
         reads = source.reads
         await until(lambda: source.reads > reads + 3)
-        assert directory.find("acme-2", SECRET, "", 0).name == "acme"
+        assert directory.find(Credentials("acme-2", SECRET), "", 0).name == "acme"
 
 
 async def test_a_stop_in_the_middle_of_an_outage_raises_nothing(store: SqliteStore, acme: Account) -> None:
@@ -354,7 +355,7 @@ async def test_a_stop_in_the_middle_of_an_outage_raises_nothing(store: SqliteSto
         source.broken = True
         reads = source.reads
         await until(lambda: source.reads > reads)
-    assert directory.find("acme-key", SECRET, "", 0).name == "acme"
+    assert directory.find(Credentials("acme-key", SECRET), "", 0).name == "acme"
 
 
 async def test_a_store_that_fails_at_the_start_stops_the_start(store: SqliteStore) -> None:

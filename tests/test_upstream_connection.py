@@ -32,6 +32,7 @@ from tests.chaos import (
     sse_head,
 )
 from tests.lockstep import Dechunker
+from tests.support import exchange_on
 from tests.test_streams import EVENTS, SHORT, SHORT_PAYLOAD
 
 REQUEST = b"GET /v1/models HTTP/1.1\r\nHost: upstream\r\n\r\n"
@@ -45,7 +46,7 @@ async def exchange(*scripts: Script, request: bytes = REQUEST) -> AsyncIterator[
     async with asyncio.timeout(10), Chaos(*scripts) as chaos:
         pool = Pool("127.0.0.1", chaos.port, None, Deadlines(5, 5, 5, 5, 60))
         try:
-            async with pool.exchange(request) as link:
+            async with exchange_on(pool, request) as link:
                 yield chaos, link
         finally:
             pool.close()

@@ -34,7 +34,7 @@ from tests.chaos import (
     stalled_connect,
 )
 from tests.lockstep import CLOSE, upload_request
-from tests.support import Answer, Gateway, call, custom_path, free_port, gateway_process, native
+from tests.support import Answer, Gateway, call, custom_path, exchange_on, free_port, gateway_process, native
 
 FRONTS = ("native", "custom")
 REQUEST = b"GET /v1/models HTTP/1.1\r\nHost: upstream\r\n\r\n"
@@ -51,7 +51,7 @@ async def pool_to(chaos: Chaos, deadlines: Deadlines = PATIENT) -> AsyncIterator
 
 
 async def body_of_answer(pool: Pool) -> bytes:
-    async with pool.exchange(REQUEST) as link:
+    async with exchange_on(pool, REQUEST) as link:
         await link.answer()
         return await link.read(1000)
 
@@ -59,7 +59,7 @@ async def body_of_answer(pool: Pool) -> bytes:
 async def test_a_connection_is_active_then_idle_then_active_again() -> None:
     async with Chaos(json_answer({})) as chaos, pool_to(chaos) as pool:
         for _ in range(3):
-            async with pool.exchange(REQUEST) as link:
+            async with exchange_on(pool, REQUEST) as link:
                 assert (pool.active_count, pool.idle_count) == (1, 0)
                 await link.answer()
                 await link.read(1000)
@@ -80,7 +80,7 @@ async def test_each_call_has_a_connection_of_its_own() -> None:
 async def test_the_connection_that_was_used_last_is_used_first() -> None:
     """So that those which are not needed grow old and are closed."""
     async with Chaos(json_answer({})) as chaos, pool_to(chaos) as pool:
-        async with pool.exchange(REQUEST) as first, pool.exchange(REQUEST) as second:
+        async with exchange_on(pool, REQUEST) as first, exchange_on(pool, REQUEST) as second:
             for link in (first, second):
                 await link.answer()
                 await link.read(1000)
@@ -91,7 +91,7 @@ async def test_the_connection_that_was_used_last_is_used_first() -> None:
 
 async def test_an_exchange_that_is_left_early_closes_its_connection() -> None:
     async with Chaos([sse_head(), chunk(b"data: 1\n\n"), Hang()]) as chaos, pool_to(chaos) as pool:
-        async with pool.exchange(REQUEST) as link:
+        async with exchange_on(pool, REQUEST) as link:
             await link.answer()
         await chaos.connections[0].closed.wait()
         assert (pool.active_count, pool.idle_count) == (0, 0)
@@ -111,7 +111,7 @@ async def test_a_connection_whose_request_lies_unsent_is_not_used_again() -> Non
     size = 20_000_000
     request = b"POST /v1/files HTTP/1.1\r\nHost: upstream\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     async with Chaos([ReadBody(0), json_answer({"early": 1})], json_answer({})) as chaos, pool_to(chaos) as pool:
-        async with pool.exchange(request) as link:
+        async with exchange_on(pool, request) as link:
             await link.answer()
             assert await link.read(1000) == b'{"early": 1}'
         async with asyncio.timeout(2):

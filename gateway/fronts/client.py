@@ -200,11 +200,7 @@ class Client:
             framing = ""
         closing = "" if self.keep_alive else "Connection: close\r\n"
         kind = f"Content-Type: {content_type}\r\n" if content_type else ""
-        head = (
-            f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\nServer: gateway\r\n"
-            f"Date: {_http_date(int(time.time()))}\r\nVersion: {__version__}\r\n"
-            f"{kind}{framing}{closing}{fields}{self.cors}\r\n"
-        )
+        head = f"{_opening(status, int(time.time()))}{kind}{framing}{closing}{fields}{self.cors}\r\n"
         self.sent_status = status
         self.connection.answer_begun = True
         self.sent_at = monotonic()
@@ -249,10 +245,13 @@ class Client:
         transport.write(data)
 
 
-@lru_cache(maxsize=2)
-def _http_date(second: int) -> str:
-    """The time of day as HTTP writes it, made once a second."""
-    return formatdate(second, usegmt=True)
+@lru_cache(maxsize=8)
+def _opening(status: int, second: int) -> str:
+    """How every head begins: the status line, and the fields that change once a second at most."""
+    return (
+        f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\nServer: gateway\r\n"
+        f"Date: {formatdate(second, usegmt=True)}\r\nVersion: {__version__}\r\n"
+    )
 
 
 def _forwarded_for(peer: str, lines: Iterable[str], trusted: Networks) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 import orjson
 
+from gateway.credentials import Credentials
 from gateway.errors import GatewayError
 from gateway.formatting import NotJson, check_json, read_object
 from gateway.fronts.client import SMALL_BODY_BYTES, Client
@@ -56,6 +57,7 @@ class _Parameters:
     form: Form | None = None
     fault: GatewayError | None = None
     unread: bool = False  # a part of them could not be read
+    _credentials: Credentials | None = None
 
     @property
     def has_files(self) -> bool:
@@ -85,12 +87,21 @@ class _Parameters:
     def add_query(self, head: RequestHead) -> None:
         """The parameters of a request's query; a faultless one is noted, decoded, where its head may come again."""
         if isinstance(head.notes, _Query):
+            self._credentials = head.notes.credentials
             for name, value in head.notes.pairs:
                 self.add(name, value)
         elif head.query:
             pairs = self.add_encoded(head.query)
             if self.fault is None:
-                head.notes = _Query(pairs)
+                known = self.own.get("key") and self.own.get("secret")
+                head.notes = _Query(pairs, self.credentials if known else None)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The caller's key and secret, which must have been given."""
+        if self._credentials is None:
+            self._credentials = Credentials(self.own["key"], self.own["secret"])
+        return self._credentials
 
     def add_own(self, name: str, value: str) -> None:
         """One of the gateway's own parameters."""
@@ -121,6 +132,7 @@ class _Query(PerCall, frozen=True):
     """The parameters of a query."""
 
     pairs: list[tuple[str, str]]
+    credentials: Credentials | None  # where both stand in it
 
 
 async def read_call(
@@ -139,7 +151,7 @@ async def read_call(
             "4014", f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", param=missing[0]
         )
     call, upload = _call(parameters, client, known, request_id)
-    return Reading(own["key"], own["secret"], call, upload)
+    return Reading(parameters.credentials, call, upload)
 
 
 async def _collect(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:
@@ -158,7 +170,7 @@ async def _collect_body(parameters: _Parameters, client: Client, authenticate: A
     identified = bool(own.get("key") and own.get("secret"))
     if not client.body_in_hand:
         if identified:
-            authenticate(own["key"], own["secret"])
+            authenticate(parameters.credentials)
         elif client.content_length is not None:
             raise credentials_come_first()
     media_type = client.head.content_type

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import orjson
 
+from gateway.credentials import Credentials
 from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import read_object
 from gateway.fronts.client import Client
@@ -43,7 +44,7 @@ async def read_call(
     upload = None
     if client.has_body:
         if not client.body_in_hand:
-            authenticate(head.key, head.secret)
+            authenticate(head.credentials)
         if head.holds_arguments:
             arguments = await _arguments(client)
         else:
@@ -68,14 +69,13 @@ async def read_call(
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,
     )
-    return Reading(head.key, head.secret, call, upload, head.passed_headers, head.path)
+    return Reading(head.credentials, call, upload, head.passed_headers, head.path)
 
 
 class _Head(PerCall, frozen=True):
     """What a request's head alone says of a call. `own` are the gateway's own parameters in its query."""
 
-    key: str
-    secret: str
+    credentials: Credentials
     verb: str
     name: str
     method: Method | None
@@ -89,7 +89,7 @@ class _Head(PerCall, frozen=True):
 
 def _read_head(request: RequestHead, own: dict[str, str]) -> _Head:
     """Reads a head, and notes what it says where the head may come again. Raises 4014, then 4003."""
-    key, secret = _credentials(request.headers.get("Authorization"))
+    credentials = _credentials(request.headers.get("Authorization"))
     query, fault = request.query, None
     if query:
         try:
@@ -102,8 +102,7 @@ def _read_head(request: RequestHead, own: dict[str, str]) -> _Head:
         raise GatewayError("4003", f"the HTTP method must be one of {', '.join(VERBS)}")
     method = known_method(name)
     head = _Head(
-        key=key,
-        secret=secret,
+        credentials=credentials,
         verb=verb,
         name=name,
         method=method,
@@ -119,7 +118,7 @@ def _read_head(request: RequestHead, own: dict[str, str]) -> _Head:
     return head
 
 
-def _credentials(authorization: str | None) -> tuple[str, str]:
+def _credentials(authorization: str | None) -> Credentials:
     """Key and secret of `Authorization: Bearer KEY:SECRET`; raises 4014 where they are missing."""
     scheme, _, token = (authorization or "").partition(" ")
     if (scheme != "Bearer" and scheme.lower() != "bearer") or not token:
@@ -127,7 +126,7 @@ def _credentials(authorization: str | None) -> tuple[str, str]:
     key, _, secret = token.strip().partition(":")
     if not key or not secret:
         raise GatewayError("4014", "the bearer token must be KEY:SECRET", param="secret")
-    return key, secret
+    return Credentials(key, secret)
 
 
 def _split_query(query: str, own: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from gateway.credentials import Credentials
 from gateway.errors import GatewayError
 from gateway.fronts.client import SMALL_BODY_BYTES
 from gateway.types import Account, Arguments, Call, JsonValue, PerCall
@@ -17,7 +18,7 @@ MAX_PARAMETERS = 1000
 
 _AS_QUOTED_PRINTABLE = bytes.maketrans(b"%", b"=")
 
-Authenticate = Callable[[str, str], Account]
+Authenticate = Callable[[Credentials], Account]
 """Finds the account of a key and a secret, or raises 4004, 4005 or 4007."""
 
 
@@ -56,8 +57,7 @@ class Upload:
 class Reading(PerCall, frozen=True):
     """A call as a front read it: who says they call, the call, and an upload where it has one."""
 
-    key: str
-    secret: str
+    credentials: Credentials
     call: Call
     upload: Upload | None = None
     headers: str = ""  # header lines that go upstream as they are

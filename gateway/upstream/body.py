@@ -47,6 +47,10 @@ class LengthBody:
         return self.done
 
 
+WHOLE = LengthBody(0)
+"""For a body that came whole with its head: nothing more is fed to it."""
+
+
 class CloseBody:
     """A body that ends where the connection ends: a clean end and a cut look alike, but for a reset."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.errors import GatewayError
 from gateway.running import Waiter
-from gateway.upstream.body import LAST_CHUNK, Body, ChunkedBody, CloseBody, body_of, frame
+from gateway.upstream.body import LAST_CHUNK, WHOLE, Body, ChunkedBody, CloseBody, body_of, frame
 from gateway.upstream.head import CHUNKED, MAX_HEAD_BYTES, ResponseHead, nonsense, parse_head
 
 if TYPE_CHECKING:
@@ -355,7 +355,8 @@ class UpstreamConnection(asyncio.Protocol):
     # inside
 
     def _read_head(self, data: bytes) -> None:
-        data = self._head_bytes + data
+        if self._head_bytes:
+            data = self._head_bytes + data
         while self.state == HEAD:
             end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
             if end < 0:
@@ -374,6 +375,13 @@ class UpstreamConnection(asyncio.Protocol):
                 self._body = body_of(head)
                 self._framing_kept = self.state == HOLD and head.length == CHUNKED
                 self._head_bytes = b""
+                if self.state == COLLECT and len(data) == head.length:  # the whole answer in one read, as most are
+                    self._body = WHOLE
+                    self._pieces.append(data)
+                    self._collected = head.length
+                    self.state = ENDED
+                    self._wake()
+                    return
         self._keep(data)
         if self.state == HOLD:
             self._wake()

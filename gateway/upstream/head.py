@@ -37,14 +37,19 @@ class ResponseHead:
         self._text = text
         self._lower = text.lower()
         self.length = self._body_length()
-        self.content_type = self.get(b"content-type") or b""
-        self.media_type = self.content_type.partition(b";")[0].strip().lower()
+        self.content_type = content_type = self.get(b"content-type") or b""
+        self.media_type = content_type.partition(b";")[0].strip().lower()
         self.keep_alive = keep_alive and self.length != UNTIL_CLOSE
 
     def get(self, name: bytes) -> bytes | None:
         """The first header of this name (in lower case)."""
         at = self._lower.find(b"\r\n%b:" % name)
         return None if at < 0 else self._value(at + len(name) + 3)
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the body has a Content-Encoding other than none."""
+        return b"\r\ncontent-encoding:" in self._lower and self.get(b"content-encoding") != b"identity"
 
     def lines(self, wanted: re.Pattern[bytes]) -> list[bytes]:
         """The header lines that `wanted`, made by `lines_named`, finds, without their line ends."""
@@ -84,7 +89,7 @@ class ResponseHead:
 
 def lines_named(names: Iterable[bytes]) -> re.Pattern[bytes]:
     """What finds the lines of these headers in a head."""
-    return re.compile(rb"(?<=\r\n)(?:%b):[^\r]*" % b"|".join(map(re.escape, names)), re.IGNORECASE)
+    return re.compile(rb"\r\n((?:%b):[^\r]*)" % b"|".join(map(re.escape, names)), re.IGNORECASE)
 
 
 def nonsense(reason: str) -> GatewayError:

@@ -34,7 +34,7 @@ class Deadlines:
 
 
 class Pool:
-    """Connections to one origin. An exchange takes one, and gives it back or ends it."""
+    """Connections to one origin. An exchange takes one, which `release` keeps or, before its answer's end, closes."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, deadlines: Deadlines) -> None:
         self.loop = asyncio.get_running_loop()
@@ -55,10 +55,6 @@ class Pool:
     def idle_count(self) -> int:
         """Connections that wait for an exchange."""
         return len(self._idle)
-
-    def exchange(self, request: bytes) -> Exchange:
-        """One request and its answer: `async with pool.exchange(first_bytes) as link`."""
-        return Exchange(self, request)
 
     def take_idle(self) -> UpstreamConnection | None:
         """A connection that is at hand, the caller's until `release`."""
@@ -155,32 +151,6 @@ class Pool:
         elif not link.reading_paused and now - link.read_at > deadlines.idle_s:
             return f"the upstream sent nothing for {deadlines.idle_s:g} s"
         return None
-
-
-class Exchange:
-    """Sends a request's first bytes and holds the connection they went by until the answer is done with.
-
-    Leaving the block before the answer's end closes the connection: that is how a client that leaves cancels its call
-    upstream. A class and not a generator: `contextlib` costs some 3 µs a call.
-    """
-
-    __slots__ = ("_link", "_pool", "_request")
-
-    def __init__(self, pool: Pool, request: bytes) -> None:
-        self._pool = pool
-        self._request = request
-
-    async def __aenter__(self) -> UpstreamConnection:
-        self._link = self._pool.take_idle() or await self._pool.connect()
-        try:
-            self._link.send(self._request)
-        except BaseException:
-            self._pool.release(self._link)
-            raise
-        return self._link
-
-    async def __aexit__(self, *_: object) -> None:
-        self._pool.release(self._link)
 
 
 def _has_input(transport: asyncio.Transport) -> bool:
