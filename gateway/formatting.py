@@ -10,12 +10,12 @@ import gc
 import json
 import logging
 import threading
-import time
 import traceback
 from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import accumulate
+from time import monotonic
 
 import msgspec
 import orjson
@@ -76,10 +76,12 @@ def read_object(text: bytes) -> dict[str, JsonValue]:
     worst (32 MB of brackets in a string), and mostly 4.
     """
     try:
-        if len(text) > MAX_VALUES:
+        if len(text) < _COLLECTED_BYTES:
+            value = orjson.loads(text)
+        else:
             _check_number(text)
-        value = orjson.loads(text) if len(text) < _COLLECTED_BYTES else _loads_uncollected(text)
-        if _bracket_count(text) > MAX_DEPTH:
+            value = _loads_uncollected(text)
+        if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
             _check_depth(text)
     except orjson.JSONDecodeError as error:
         raise GatewayError("4003", f"the arguments are not valid JSON: {error}") from error
@@ -112,7 +114,11 @@ class Renderer:
         if spec.name in self._slow or not self._is_light(document):
             rendering = await self._render_in_thread(spec, document)
         else:
-            rendering = self._render_here(spec, document)
+            started = monotonic()
+            rendering = _render(spec, document)
+            if monotonic() - started > _SLOW_S:
+                self._slow.add(spec.name)
+                LOG.warning("formatter %s was slow on a small document; it runs in threads from now on", spec.name)
         if len(rendering) > self._settings.max_bytes:
             raise _refusal(spec, f"it is larger than {self._settings.max_bytes} bytes")
         return rendering
@@ -130,15 +136,10 @@ class Renderer:
         """Whether it is quickly rendered in any format: an indenting one can repeat the depth for each few bytes."""
         size = len(document.text)
         limit = self._settings.thread_above_bytes
-        return size <= limit and size * min(_bracket_count(document.text), MAX_DEPTH) <= limit * _INLINE_WORK_FACTOR
-
-    def _render_here(self, spec: FormatterSpec, document: Document) -> bytes:
-        started = time.perf_counter()
-        rendering = _render(spec, document)
-        if time.perf_counter() - started > _SLOW_S:
-            self._slow.add(spec.name)
-            LOG.warning("formatter %s was slow on a small document; it runs in threads from now on", spec.name)
-        return rendering
+        if size > limit:
+            return False
+        work = limit * _INLINE_WORK_FACTOR
+        return size * MAX_DEPTH <= work or size * min(_bracket_count(document.text), MAX_DEPTH) <= work
 
     async def _render_in_thread(self, spec: FormatterSpec, document: Document) -> bytes:
         await own_task()

@@ -25,8 +25,11 @@ class RenderingRefused(ValueError):  # noqa: N818  # a formatter's verdict, not 
     """A document cannot be rendered: too deep, too large, or not expressible in the format. Its text is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class PerCall(msgspec.Struct, frozen=True):
+    """A value that is made for every call: a frozen dataclass in all but the cost of making one."""
+
+
+class Document(PerCall, frozen=True):
     """What a formatter renders: one JSON value, kept as the text it arrived in.
 
     `text` is valid JSON in UTF-8 with the author's own spacing and number spellings; a format that is JSON itself
@@ -63,10 +66,6 @@ class Account:
     total: int | None = None
     balance_micros: int = 0
     created_at: float = 0.0
-
-
-class PerCall(msgspec.Struct, frozen=True):
-    """A value that is made for every call: a frozen dataclass in all but the cost of making one."""
 
 
 class Arguments(PerCall, frozen=True):

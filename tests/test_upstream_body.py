@@ -66,7 +66,14 @@ def test_plain_chunks_pass_as_they_are() -> None:
     ("data", "size"),
     [
         (chunk(b"data: 1\n\n"), 9),
-        (b"00A\r\n0123456789\r\n", 10),
+        (b"a\r\n0123456789\r\n", 10),
+        (b"A\r\n0123456789\r\n", 10),
+        (chunk(b"x" * 0xFF), 0xFF),
+        (chunk(b"x" * 0x100), 0x100),
+        (b"00A\r\n0123456789\r\n", 0),  # the long path takes it
+        (b"9\r\n0123456789\r\n", 0),
+        (b"b\r\n0123456789\r\n", 0),
+        (b"\r\n", 0),
         (chunk(b"a") + chunk(b"b"), 0),
         (chunk(b"data")[:-1], 0),
         (b"4;x\r\ndata\r\n", 0),

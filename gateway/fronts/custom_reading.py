@@ -72,29 +72,28 @@ class _Parameters:
             self.add_flat(name, flat_json(name, value))
             self.texts.append((name, value))
 
-    def add_encoded(self, raw: str) -> list[tuple[str, str]]:
-        """The parameters of a query string or a form; returns them decoded."""
-        added = []
+    def add_encoded(self, raw: str) -> None:
+        """The parameters of a query string or a form."""
         for name, value in split_pairs(raw):
             try:
-                pair = decode(name), decode(value)
-                self.add(*pair)
-                added.append(pair)
+                self.add(decode(name), decode(value))
             except GatewayError as error:
                 self.lose(error)
-        return added
 
     def add_query(self, head: RequestHead) -> None:
-        """The parameters of a request's query; a faultless one is noted, decoded, where its head may come again."""
-        if isinstance(head.notes, _Query):
-            self._credentials = head.notes.credentials
-            for name, value in head.notes.pairs:
-                self.add(name, value)
+        """The parameters of a request's query, noted where they are faultless and the head may come again."""
+        noted = head.notes
+        if isinstance(noted, _Query):
+            self.own.update(noted.own)
+            self.flat.update(noted.flat)
+            self.texts += noted.texts
+            self._credentials = noted.credentials
         elif head.query:
-            pairs = self.add_encoded(head.query)
+            self.add_encoded(head.query)
             if self.fault is None:
                 known = self.own.get("key") and self.own.get("secret")
-                head.notes = _Query(pairs, self.credentials if known else None)
+                credentials = self.credentials if known else None
+                head.notes = _Query(dict(self.own), dict(self.flat), list(self.texts), credentials)
 
     @property
     def credentials(self) -> Credentials:
@@ -129,9 +128,11 @@ class _Parameters:
 
 
 class _Query(PerCall, frozen=True):
-    """The parameters of a query."""
+    """The parameters that a query gave, as in _Parameters."""
 
-    pairs: list[tuple[str, str]]
+    own: dict[str, str]
+    flat: dict[str, bytes]
+    texts: list[tuple[str, str]]
     credentials: Credentials | None  # where both stand in it
 
 
@@ -145,8 +146,8 @@ async def read_call(
     """
     parameters = _Parameters(own)
     await _collect(parameters, client, authenticate)
-    missing = [name for name in ("key", "secret", "method") if not own.get(name)]
-    if missing:
+    if not (own.get("key") and own.get("secret") and own.get("method")):
+        missing = [name for name in ("key", "secret", "method") if not own.get(name)]
         raise GatewayError(
             "4014", f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", param=missing[0]
         )
@@ -158,14 +159,17 @@ async def _collect(parameters: _Parameters, client: Client, authenticate: Authen
     try:
         parameters.add_query(client.head)
         if client.has_body:
-            await _collect_body(parameters, client, authenticate)
+            body = await _read_body(parameters, client, authenticate)
+            if body is not None:
+                _add_body(parameters, client.head.content_type, body)
     except GatewayError as error:
         if error.code.code != "4003":
             raise
         parameters.lose(error)
 
 
-async def _collect_body(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:
+async def _read_body(parameters: _Parameters, client: Client, authenticate: Authenticate) -> bytes | None:
+    """The whole body, or None for a form of several parts, which is added as it is read."""
     own = parameters.own
     identified = bool(own.get("key") and own.get("secret"))
     if not client.body_in_hand:
@@ -173,19 +177,24 @@ async def _collect_body(parameters: _Parameters, client: Client, authenticate: A
             authenticate(parameters.credentials)
         elif client.content_length is not None:
             raise credentials_come_first()
-    media_type = client.head.content_type
-    if media_type == "multipart/form-data":
+    if client.head.content_type == "multipart/form-data":
         parameters.form = form = Form(client, identified=identified)
         await form.read()
         for name, value in form.fields:
             parameters.add(name, value)
-        return
+        return None
     limit = client.settings.max_json_bytes if identified else SMALL_BODY_BYTES
-    body = await client.read_body(limit)
+    body = client.body_with_head()
     if body is None:
+        body = await client.read_body(limit)
+    if body is None or len(body) > limit:
         if not identified:
             raise credentials_come_first()
         raise GatewayError("4003", f"a body may hold {limit} bytes; larger ones are for files only")
+    return body
+
+
+def _add_body(parameters: _Parameters, media_type: str, body: bytes) -> None:
     if media_type == "application/json" or body.lstrip()[:1] in {b"{", b"["}:
         _add_json(parameters, body)
     elif media_type in {"application/x-www-form-urlencoded", "application/octet-stream", "text/plain"}:

@@ -7,6 +7,7 @@ it, which makes the connection unfit for another request; `fault` that the frami
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from gateway.errors import GatewayError
 from gateway.upstream.head import CHUNKED, UNTIL_CLOSE, ResponseHead, nonsense
@@ -71,6 +72,19 @@ class CloseBody:
         return True
 
 
+@lru_cache(maxsize=4096)
+def _only_chunk(length: int) -> tuple[int, tuple[bytes, ...]]:
+    """The payload's size of the plain chunk that is so long, framing included, and its head in either spelling.
+
+    Of a few lengths there is no chunk: then there is no head.
+    """
+    for digits in range(1, 16):
+        size = length - digits - 4
+        if size > 0 and len(f"{size:x}") == digits:
+            return size, (b"%x\r\n" % size, b"%X\r\n" % size)
+    return 0, ()
+
+
 class ChunkedBody:
     """A chunked body (RFC 9112, section 7.1): extensions and trailers are read and dropped.
 
@@ -90,15 +104,10 @@ class ChunkedBody:
 
     def one_chunk(self, data: bytes) -> int:
         """The payload's size where `data` is one whole chunk and nothing else, the shortest path of a relay; or 0."""
-        if self.left or self._partial or self._ending:
+        if self.left or self._partial or self._ending or not data.endswith(_CRLF):
             return 0
-        head = _CHUNK_HEAD.match(data)
-        if head is None:
-            return 0
-        digits = head[1]
-        size = int(digits, 16)
-        start = head.end()
-        return size if start == len(digits) + 2 and start + size + 2 == len(data) and data.endswith(_CRLF) else 0
+        size, heads = _only_chunk(len(data))  # nothing has to be parsed: a chunk of this length begins in one way only
+        return size if data.startswith(heads) else 0
 
     def feed(self, data: bytes, framed: list[bytes] | None = None) -> list[bytes]:
         """The payload in `data`; `framed`, where given, receives what a relay passes on: the chunks, made plain."""

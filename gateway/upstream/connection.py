@@ -132,13 +132,28 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the upstream."""
         state = self.state
-        if state != HEAD:  # interim answers and a head in drops do not put off the first byte's deadline
-            self.read_at = monotonic()
+        if state == HEAD:
+            try:  # interim answers and a head in drops do not put off the first byte's deadline
+                self._read_head(data)
+            except GatewayError as error:
+                self.fail(error)
+            return
+        self.read_at = monotonic()
+        if state == RELAY_CHUNKS and len(data) >= _WHOLE_TAIL_BYTES:
+            body, target = self._body, self._target
+            assert isinstance(body, ChunkedBody)  # noqa: S101  # set together with the state; cheaper than a cast
+            assert target is not None  # noqa: S101
+            if size := body.one_chunk(data):  # the shortest path: most events are one chunk in a read of its own
+                target.write(data)
+                self._tail = data
+                self._tail_is_chunk = True
+                self.relayed_bytes += size
+                if self.first_body_at is None:
+                    self.first_body_at = self.read_at
+                return
         try:
             if state == RELAY_CHUNKS:
                 self._relay_chunks(data)
-            elif state == HEAD:
-                self._read_head(data)
             elif state == RELAY:
                 self._relay_payload(cast(Body, self._body).feed(data))
             elif state in {COLLECT, HOLD, PULL}:
@@ -422,14 +437,6 @@ class UpstreamConnection(asyncio.Protocol):
         body, target = self._body, self._target
         assert isinstance(body, ChunkedBody)  # noqa: S101  # set together with the state; cheaper than a cast
         assert target is not None  # noqa: S101
-        if len(data) >= _WHOLE_TAIL_BYTES and (size := body.one_chunk(data)):
-            target.write(data)
-            self._tail = data
-            self._tail_is_chunk = True
-            self.relayed_bytes += size
-            if self.first_body_at is None:
-                self.first_body_at = self.read_at
-            return
         framed: list[bytes] = []
         self._note(body.feed(data, framed))
         if framed:
