@@ -115,24 +115,24 @@ def _lines(raw: bytes) -> list[tuple[str, str, str]]:
 
 def _plain_head(method: str, target: str, fields: list[tuple[str, str]]) -> RequestHead | None:
     """The head, if none of its fields makes it more than plain."""
+    names = {name.lower() for name, _ in fields}
     headers = CIMultiDict(fields)
-    hosts = headers.getall("Host", [])
-    lengths = headers.getall("Content-Length", [])
-    connection = _CONNECTION.get(",".join(headers.getall("Connection", [])).lower())
+    length = headers.get("Content-Length", "0")
+    keep_alive = _CONNECTION.get(headers.get("Connection", "").lower())
     content_type = media_type(headers)
     if (
         len(fields) > MAX_PLAIN_HEADERS
-        or len(hosts) != 1
-        or not HOST.fullmatch(hosts[0])
-        or len(lengths) > 1
-        or (lengths and not _LENGTH.fullmatch(lengths[0]))
-        or (lengths and int(lengths[0]) > PLAIN_BODY_BYTES)
-        or connection is None
+        or len(names) < len(fields)  # what is said twice may be a matter of opinion
+        or not _NEVER_PLAIN.isdisjoint(names)
+        or "host" not in names
+        or not HOST.fullmatch(headers["Host"])
+        or not _LENGTH.fullmatch(length)
+        or int(length) > PLAIN_BODY_BYTES
+        or keep_alive is None
         or content_type.startswith("multipart/")
-        or not _NEVER_PLAIN.isdisjoint(name.lower() for name, _ in fields)
     ):
         return None
-    return RequestHead(method, target, CIMultiDictProxy(headers), content_type, keep_alive=connection)
+    return RequestHead(method, target, CIMultiDictProxy(headers), content_type, keep_alive=keep_alive)
 
 
 def media_type(headers: MultiMapping[str]) -> str:

@@ -35,7 +35,11 @@ def deaf_client(gateway: Gateway, request: bytes) -> socket.socket:
     return sock
 
 
-@pytest.mark.parametrize("closing", [{"Connection": "close"}, {}], ids=["close", "keep-alive"])
+@pytest.mark.parametrize(
+    "closing",
+    [{"Connection": "close"}, {}, {"Connection": "close", "TE": "trailers"}, {"TE": "trailers"}],
+    ids=["close", "keep-alive", "close, read by aiohttp", "keep-alive, read by aiohttp"],
+)
 @pytest.mark.parametrize("kind", ["whole", "stream"])
 async def test_a_client_that_reads_nothing_is_cut_off(impatient: Gateway, kind: str, closing: dict[str, str]) -> None:
     """Also when the upstream has long ended, and when aiohttp has closed the connection on its side."""
