@@ -10,8 +10,9 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.stamp
 # The benchmark's peers and its profiler: each in an environment of its own, so that none of it is a dependency of ours.
+# The directory is hidden, since mypy would else check the programs that packages install.
 RECIPES := bench/recipes
-ENVS := bench/envs
+ENVS := bench/.peers
 
 PIP := $(PY) -m pip --quiet --disable-pip-version-check --no-input
 PIP_LOCKED := $(PIP) install --require-hashes --no-deps --no-build-isolation

@@ -11,14 +11,14 @@ import platform
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import gateway
-from bench import report
+from bench import plot, report
+from bench.documents import readme_table, replace_table
 from bench.peers import Peer, Place, peers
-from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios import GROWTH_ROUNDS, SCENARIOS, Scenario, silent_stream
 from bench.tools import (
     BenchError,
     Observation,
@@ -31,8 +31,10 @@ from bench.tools import (
 )
 
 HERE = Path(__file__).parent
-DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
-TABLE_STARTS, TABLE_ENDS = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+DOCUMENT, README = HERE.parent / "docs" / "benchmarks.md", HERE.parent / "README.md"
+GUEST_ROUNDS = 2
+# Within this a load must stand. A guest that cannot open all of it is measured with what it has answered.
+OPENING_LIMIT_S = 30
 
 
 def main() -> int:
@@ -42,37 +44,64 @@ def main() -> int:
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1
-    known = {peer.name: peer for peer in peers()}
-    for peer in known.values():
-        if peer.missing:
-            print(f"not measured: {peer.name}: {peer.missing}")
-    present = {name: peer for name, peer in known.items() if not peer.missing}
+    present = {peer.name: peer for peer in peers() if is_present(peer, options.peers)}
     scenarios = [
         scenario
         for scenario in SCENARIOS
         if (not options.only or scenario.name in options.only) and descriptors_suffice(scenario)
     ]
-    results = report.Results(facts(options.rounds))
+    results = report.Results(facts(options.rounds, options.guest_rounds, list(present.values())))
+    failed = run(results, scenarios, present, options)
+    write(results, scenarios, options.output, document=options.document)
+    return int(failed)
+
+
+def is_present(peer: Peer, wanted: Sequence[str] | None) -> bool:
+    if wanted and peer.name not in wanted:
+        return False
+    if peer.missing:
+        print(f"not measured: {peer.name}: {peer.missing}")
+    return not peer.missing
+
+
+def run(
+    results: report.Results, scenarios: Sequence[Scenario], present: Mapping[str, Peer], options: argparse.Namespace
+) -> bool:
+    """Measures everything; true where a measurement failed that a reader relies on: a guest's may."""
     tool_core, proxy_core = cores()
+    failed = False
     for number in range(options.rounds):
         for scenario in scenarios:
-            turns = [present[name] for name in scenario.peers if name in present]
+            turns = [
+                peer for name in scenario.peers if (peer := present.get(name)) and due(number, scenario, peer, options)
+            ]
             # Who goes first changes from round to round, so that no one always meets the warmer machine.
-            for peer in turns[number % len(turns) :] + turns[: number % len(turns)]:
+            first = number % len(turns) if turns else 0
+            for peer in turns[first:] + turns[:first]:
                 seen = measure(scenario, peer, tool_core, proxy_core, 0.5 if options.quick else 1.0)
                 results.add(scenario, peer.name, seen)
+                failed = failed or (seen is None and not peer.guest)
                 print(told(number, scenario, peer, seen), flush=True)
-    write(results, scenarios, options.output, DOCUMENT if options.document else None)
-    return int(any(None in seen for seen in results.seen.values()))
+    return failed
+
+
+def due(number: int, scenario: Scenario, peer: Peer, options: argparse.Namespace) -> bool:
+    """Whether this round measures it: guests and costly scenarios have their turn in the first rounds only."""
+    guests_turn = not peer.guest or number < options.guest_rounds
+    return guests_turn and (scenario.rounds is None or number < scenario.rounds)
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured; medians are told (5)")
     parser.add_argument("--quick", action="store_true", help="one round of half the length: a look, not a figure")
+    parser.add_argument("--guest-rounds", type=int, default=GUEST_ROUNDS, help="how often the other peers are (2)")
     parser.add_argument("--only", action="append", choices=[scenario.name for scenario in SCENARIOS], metavar="LOAD")
+    parser.add_argument("--peers", action="append", choices=[peer.name for peer in peers()], metavar="PEER")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="the results' directory")
-    parser.add_argument("--document", action="store_true", help="put the table into docs/benchmarks.md as well")
+    parser.add_argument(
+        "--document", action="store_true", help="put the tables into docs/benchmarks.md and README.md as well"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rounds = 1
@@ -91,7 +120,7 @@ def descriptors_suffice(scenario: Scenario) -> bool:
     """A proxy holds two sockets a stream. Raises the limit, which the processes started later inherit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    enough = hard == resource.RLIM_INFINITY or hard > scenario.connections * 2 + 200
+    enough = hard == resource.RLIM_INFINITY or hard > (scenario.connections + scenario.beside) * 2 + 200
     if not enough:
         print(f"not measured: {scenario.name}: at most {hard} open files are allowed here")
     return enough
@@ -111,17 +140,23 @@ def measure(scenario: Scenario, peer: Peer, tool_core: int, proxy_core: int, sca
 def _measure_at(
     place: Place, scenario: Scenario, peer: Peer, tool_core: int, proxy_core: int, scale: float
 ) -> Observation:
-    request = place.directory / "request"
-    request.write_bytes(peer.request(scenario.arguments()))
+    requests = []
+    for number, arguments in enumerate(scenario.arguments()):
+        requests.append(place.directory / f"request-{number}")
+        requests[-1].write_bytes(peer.request(place, arguments))
+    beside = place.directory / "beside"
+    beside.write_bytes(peer.request(place, silent_stream()))
+    client_options: dict[str, float | str] = {**scenario.client_options(scale), "opening": OPENING_LIMIT_S}
+    client_options |= {"beside-request": str(beside), "at-least": 1 if peer.guest else scenario.connections}
     upstream = [str(HERE / "build" / "upstream"), str(place.upstream_port)]
     client, log = HERE / "build" / "client", place.directory / "log"
     with server(upstream, place.upstream_port, tool_core, log=log):
         if peer.command is None:
-            return observe(client, tool_core, place.upstream_port, request, [], scenario.client_options(scale))
+            return observe(client, tool_core, place.upstream_port, requests, [], client_options)
         command = peer.command(place)
         environment = {**os.environ, **peer.environment}
         with server(command, place.port, proxy_core, log=log, environment=environment) as pid:
-            seen = observe(client, tool_core, place.port, request, process_tree(pid), scenario.client_options(scale))
+            seen = observe(client, tool_core, place.port, requests, process_tree(pid), client_options)
         if answers_begun(place.upstream_port) < seen.calls:
             raise BenchError("the upstream gave fewer answers than the client got: a cache is at work")
     return seen
@@ -130,14 +165,14 @@ def _measure_at(
 def told(number: int, scenario: Scenario, peer: Peer, seen: Observation | None) -> str:
     """One measurement as a line on the terminal."""
     if seen is None:
-        return f"{number + 1}  {scenario.name:11} {peer.name:15} failed"
-    values = ((figure.name, figure.of(seen)) for figure in scenario.figures)
+        return f"{number + 1}  {scenario.name:20} {peer.name:14} failed"
+    values = ((figure.name, figure.of(seen)) for figure in scenario.figures if not figure.added)
     errors = f"; errors: {seen.errors}" if seen.errors else ""
-    text = "; ".join(f"{name}: {value:.2f}" for name, value in values if value is not None)
-    return f"{number + 1}  {scenario.name:11} {peer.name:15} {text}{errors}"
+    text = "; ".join(f"{name}: {report.number(value)}" for name, value in values if value is not None)
+    return f"{number + 1}  {scenario.name:20} {peer.name:14} {text}{errors}"
 
 
-def facts(rounds: int) -> dict[str, str]:
+def facts(rounds: int, guest_rounds: int, present: Sequence[Peer]) -> dict[str, str]:
     """What a reader must know of the machine and the day to judge the figures."""
     models = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
@@ -145,25 +180,29 @@ def facts(rounds: int) -> dict[str, str]:
     return {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
         "rounds": str(rounds),
+        "rounds of growth": str(min(rounds, GROWTH_ROUNDS)),
+        "rounds of length": "1",
+        **(
+            {"rounds of the other peers": str(min(rounds, guest_rounds))} if any(peer.guest for peer in present) else {}
+        ),
         "processor": models[0] if models else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "Linux": platform.release().partition("-")[0],
         "Python": platform.python_version(),
-        "gateway": gateway.__version__,
+        **{peer.name.removesuffix(" native"): peer.version for peer in present if peer.version},
     }
 
 
-def write(results: report.Results, scenarios: Sequence[Scenario], output: Path, document: Path | None) -> None:
+def write(results: report.Results, scenarios: Sequence[Scenario], output: Path, *, document: bool) -> None:
     rows = results.rows(scenarios)
     table = report.markdown(results, rows)
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.md").write_text(table)
     (output / "results.json").write_text(report.as_json(results, rows))
-    (output / "results.svg").write_text(report.svg(rows))
-    if document is not None:
-        before, _, rest = document.read_text().partition(TABLE_STARTS)
-        _, _, after = rest.partition(TABLE_ENDS)
-        document.write_text(f"{before}{TABLE_STARTS}{table}{TABLE_ENDS}{after}")
+    (output / "results.svg").write_text(plot.svg(rows))
+    if document:
+        replace_table(DOCUMENT, table)
+        replace_table(README, readme_table(rows, results.facts))
     print(f"\n{table}\nwritten to {output}")
 
 

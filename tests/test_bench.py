@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
-from bench.peers import native_request
+from bench import plot, report
+from bench.requests import native_request
 from bench.scenarios import SCENARIOS, Scenario
 from bench.tools import BenchError, Observation, Quantiles, answers_begun, build, free_port, observe, server
 
@@ -32,15 +32,22 @@ def upstream_port(programs: Path, tmp_path: Path) -> Iterator[int]:
         yield port
 
 
+def written(directory: Path, scenario: Scenario) -> list[Path]:
+    paths = []
+    for number, arguments in enumerate(scenario.arguments()):
+        paths.append(directory / f"request-{number}")
+        paths[-1].write_bytes(native_request(arguments))
+    return paths
+
+
 def load(
     programs: Path, directory: Path, port: int, wish: str, chunks: int, *, expected: int | None = None
 ) -> Observation:
     """A tenth of a second of load by four connections."""
     scenario = Scenario("test", "test", wish, 4, (), (), chunks=chunks, warm_up_s=0, window_s=0.1)
-    request = directory / "request"
-    request.write_bytes(native_request(scenario.arguments()))
+    requests = written(directory, scenario)
     options = {**scenario.client_options(), "chunks": chunks if expected is None else expected}
-    return observe(programs / "client", CORE, port, request, [os.getpid()], options)
+    return observe(programs / "client", CORE, port, requests, [os.getpid()], options)
 
 
 @needs_cc
@@ -90,6 +97,7 @@ def a_round_that_cost(processor_us: float) -> Observation:
         delay_us=None,
         processor_us=processor_us,
         resident_before_kb=0,
+        resident_at_opening_kb=0,
         resident_kb=0,
         client_busy=0.1,
     )
@@ -105,4 +113,4 @@ def test_a_ratio_is_taken_within_a_round_and_a_failed_round_is_left_out() -> Non
     assert row.medians == {"nginx": 10.0, "gateway native": 40.0}
     assert row.ratios == {"gateway native": 3.0}
     assert "| 10.0 | 40.0 | 3.00 |" in report.markdown(results, [row])
-    assert report.svg([row]).count("<rect") == 3
+    assert plot.svg([row]).count("<circle") == 2
