@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from math import ceil, floor, log10
+from math import floor, log10
 
 from bench.report import Row, columns, number
 from bench.scenarios import CALL_COST, CHUNK_COST
@@ -20,7 +20,7 @@ def svg(rows: Sequence[Row]) -> str:
         row for wanted in PLOTTED for row in rows if (row.scenario, row.figure) == wanted and any(row.medians.values())
     ]
     values = [value for row in groups for value in row.medians.values() if value > 0] or [1.0]
-    low, high = floor(log10(min(values))), ceil(log10(max(values)) + 0.15)
+    low, high = floor(log10(min(values)) - 0.1), log10(max(values)) + 0.3
     order = columns(groups)
 
     def x_of(value: float) -> float:
@@ -28,20 +28,21 @@ def svg(rows: Sequence[Row]) -> str:
 
     shapes, y = [], TOP
     for row in groups:
-        shapes.append(f'<text x="20" y="{y + 4}" class="title">{escape(row.title)}: {escape(row.figure)}</text>')
+        figure = row.figure.removesuffix(", µs")
+        shapes.append(f'<text x="20" y="{y + 4}" class="title halo">{escape(row.title)}: {escape(figure)}</text>')
         for peer in sorted(row.medians, key=order.index):
             y += LINE
             shapes += dot(peer, row.medians[peer], x_of(row.medians[peer]), y)
         y += LINE + BETWEEN
     bottom = y - LINE - BETWEEN + 18
-    scale = [tick(x_of(10**power), 10**power, bottom) for power in range(low, high + 1)]
+    scale = [tick(x_of(10**power), 10**power, bottom) for power in range(low, floor(high) + 1)]
     return PICTURE.format(width=WIDTH, height=bottom + 34, shapes="\n".join([*scale, *shapes]))
 
 
 def dot(peer: str, value: float, x: float, y: int) -> list[str]:
     colour = OURS if peer.startswith("gateway") else REFERENCE if peer == "nginx" else OTHERS
     return [
-        f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end" fill="{colour}">{escape(peer)}</text>',
+        f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(peer)}</text>',
         f'<line x1="{LEFT}" y1="{y}" x2="{x:.1f}" y2="{y}" stroke="{colour}" stroke-width="2" opacity="0.35"/>',
         f'<circle cx="{x:.1f}" cy="{y}" r="5.5" fill="{colour}"/>',
         f'<text x="{x + 11:.1f}" y="{y + 4}" class="halo">{told(value)}</text>',
@@ -66,8 +67,8 @@ text {{ fill: #1f2328 }} .title {{ font-weight: bold }} .head {{ font-size: 17px
 .scale {{ fill: #59636e; font-size: 12px }} .halo {{ stroke: #ffffff; stroke-width: 4px; paint-order: stroke }}
 </style>
 <rect x="0.5" y="0.5" width="{width}" height="{height}" fill="#ffffff"/>
-<text x="20" y="32" class="head">Processor time</text>
-<text x="152" y="32" class="scale">less is better; each line is ten times the one to its left</text>
+<text x="20" y="32"><tspan class="head">Processor time</tspan>
+<tspan class="scale" dx="8">less is better; each vertical line is ten times the one before</tspan></text>
 {shapes}
 </svg>
 """

@@ -47,7 +47,8 @@ class Results:
 
     def rows(self, scenarios: Sequence[Scenario]) -> list[Row]:
         told = [self._row(scenario, figure) for scenario in scenarios for figure in scenario.figures]
-        return told + [row for growth in GROWTHS if (row := self._growth(growth, scenarios)).medians]
+        told += [self._growth(growth, scenarios) for growth in GROWTHS]
+        return [row for row in told if row.medians]
 
     def _row(self, scenario: Scenario, figure: Figure) -> Row:
         peers = tuple(peer for peer in scenario.peers if not (figure.added and peer == WITHOUT))
