@@ -1,7 +1,4 @@
-"""Measures the gateway beside other proxies, in turns on one machine: `python -m bench [--quick]`.
-
-A proxy has one core, the client and the upstream another. Every measurement meets a process that was just started.
-"""
+"""Measures the gateway beside other proxies, in turns on one machine: `python -m bench [--quick]`."""
 
 from __future__ import annotations
 
@@ -10,37 +7,26 @@ import os
 import platform
 import resource
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import plot, report
 from bench.documents import readme_table, replace_table
-from bench.peers import Peer, Place, peers
-from bench.scenarios import GROWTH_ROUNDS, SCENARIOS, Scenario, silent_stream
-from bench.tools import (
-    BenchError,
-    Observation,
-    answers_begun,
-    build,
-    free_port,
-    observe,
-    process_tree,
-    server,
-)
+from bench.measuring import PROGRAMS, cores, measure
+from bench.peers import Peer, peers
+from bench.scenarios import GROWTH_ROUNDS, SCENARIOS, Scenario
+from bench.tools import BenchError, Observation, build
 
 HERE = Path(__file__).parent
 DOCUMENT, README = HERE.parent / "docs" / "benchmarks.md", HERE.parent / "README.md"
 GUEST_ROUNDS = 2
-# Within this a load must stand. A guest that cannot open all of it is measured with what it has answered.
-OPENING_LIMIT_S = 30
 
 
 def main() -> int:
     options = read_options()
     try:
-        build(HERE / "build")
+        build(PROGRAMS)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1
@@ -68,7 +54,7 @@ def run(
     results: report.Results, scenarios: Sequence[Scenario], present: Mapping[str, Peer], options: argparse.Namespace
 ) -> bool:
     """Measures everything; true where a measurement failed that a reader relies on: a guest's may."""
-    tool_core, proxy_core = cores()
+    on = cores()
     failed = False
     for number in range(options.rounds):
         for scenario in scenarios:
@@ -78,7 +64,7 @@ def run(
             # Who goes first changes from round to round, so that no one always meets the warmer machine.
             first = number % len(turns) if turns else 0
             for peer in turns[first:] + turns[:first]:
-                seen = measure(scenario, peer, tool_core, proxy_core, 0.5 if options.quick else 1.0)
+                seen = measure(scenario, peer, on, 0.5 if options.quick else 1.0)
                 results.add(scenario, peer.name, seen)
                 failed = failed or (seen is None and not peer.guest)
                 print(told(number, scenario, peer, seen), flush=True)
@@ -108,14 +94,6 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def cores() -> tuple[int, int]:
-    """The core of the load programs and the core of the proxy."""
-    allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) == 1:
-        print("warning: one core only: proxy and load share it, so rates and delays mean little", file=sys.stderr)
-    return allowed[0], allowed[-1]
-
-
 def descriptors_suffice(scenario: Scenario) -> bool:
     """A proxy holds two sockets a stream. Raises the limit, which the processes started later inherit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -124,42 +102,6 @@ def descriptors_suffice(scenario: Scenario) -> bool:
     if not enough:
         print(f"not measured: {scenario.name}: at most {hard} open files are allowed here")
     return enough
-
-
-def measure(scenario: Scenario, peer: Peer, tool_core: int, proxy_core: int, scale: float) -> Observation | None:
-    """One measurement, with an upstream and a proxy of its own; None, and a word on standard error, where it fails."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-            place = Place(Path(directory), free_port(), free_port())
-            return _measure_at(place, scenario, peer, tool_core, proxy_core, scale)
-    except BenchError as error:
-        print(f"{scenario.name}, {peer.name}: {error}", file=sys.stderr)
-        return None
-
-
-def _measure_at(
-    place: Place, scenario: Scenario, peer: Peer, tool_core: int, proxy_core: int, scale: float
-) -> Observation:
-    requests = []
-    for number, arguments in enumerate(scenario.arguments()):
-        requests.append(place.directory / f"request-{number}")
-        requests[-1].write_bytes(peer.request(place, arguments))
-    beside = place.directory / "beside"
-    beside.write_bytes(peer.request(place, silent_stream()))
-    client_options: dict[str, float | str] = {**scenario.client_options(scale), "opening": OPENING_LIMIT_S}
-    client_options |= {"beside-request": str(beside), "at-least": 1 if peer.guest else scenario.connections}
-    upstream = [str(HERE / "build" / "upstream"), str(place.upstream_port)]
-    client, log = HERE / "build" / "client", place.directory / "log"
-    with server(upstream, place.upstream_port, tool_core, log=log):
-        if peer.command is None:
-            return observe(client, tool_core, place.upstream_port, requests, [], client_options)
-        command = peer.command(place)
-        environment = {**os.environ, **peer.environment}
-        with server(command, place.port, proxy_core, log=log, environment=environment) as pid:
-            seen = observe(client, tool_core, place.port, requests, process_tree(pid), client_options)
-        if answers_begun(place.upstream_port) < seen.calls:
-            raise BenchError("the upstream gave fewer answers than the client got: a cache is at work")
-    return seen
 
 
 def told(number: int, scenario: Scenario, peer: Peer, seen: Observation | None) -> str:
