@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from bench import plot, report
 from bench.documents import readme_table, replace_table
-from bench.measuring import PROGRAMS, cores, measure
+from bench.measuring import Machine, machine, measure
 from bench.peers import Peer, peers
 from bench.scenarios import GROWTH_ROUNDS, SCENARIOS, Scenario
 from bench.tools import BenchError, Observation, build
@@ -26,7 +27,8 @@ GUEST_ROUNDS = 2
 def main() -> int:
     options = read_options()
     try:
-        build(PROGRAMS)
+        on = machine(HERE / "build")
+        build(on.programs)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1
@@ -36,8 +38,8 @@ def main() -> int:
         for scenario in SCENARIOS
         if (not options.only or scenario.name in options.only) and descriptors_suffice(scenario)
     ]
-    results = report.Results(facts(options.rounds, options.guest_rounds, list(present.values())))
-    failed = run(results, scenarios, present, options)
+    results = report.Results(facts(options, scenarios, list(present.values())))
+    failed = run(results, scenarios, present, on, options)
     write(results, scenarios, options.output, document=options.document)
     return int(failed)
 
@@ -51,10 +53,13 @@ def is_present(peer: Peer, wanted: Sequence[str] | None) -> bool:
 
 
 def run(
-    results: report.Results, scenarios: Sequence[Scenario], present: Mapping[str, Peer], options: argparse.Namespace
+    results: report.Results,
+    scenarios: Sequence[Scenario],
+    present: Mapping[str, Peer],
+    on: Machine,
+    options: argparse.Namespace,
 ) -> bool:
     """Measures everything; true where a measurement failed that a reader relies on: a guest's may."""
-    on = cores()
     failed = False
     for number in range(options.rounds):
         for scenario in scenarios:
@@ -114,19 +119,18 @@ def told(number: int, scenario: Scenario, peer: Peer, seen: Observation | None) 
     return f"{number + 1}  {scenario.name:20} {peer.name:14} {text}{errors}"
 
 
-def facts(rounds: int, guest_rounds: int, present: Sequence[Peer]) -> dict[str, str]:
+def facts(options: argparse.Namespace, scenarios: Sequence[Scenario], present: Sequence[Peer]) -> dict[str, str]:
     """What a reader must know of the machine and the day to judge the figures."""
     models = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    return {
-        "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "rounds": str(rounds),
-        "rounds of growth": str(min(rounds, GROWTH_ROUNDS)),
-        "rounds of length": "1",
-        **(
-            {"rounds of the other peers": str(min(rounds, guest_rounds))} if any(peer.guest for peer in present) else {}
-        ),
+    told = {"measured": datetime.now(UTC).strftime("%Y-%m-%d"), "rounds": str(options.rounds)}
+    for scenario in scenarios:
+        if scenario.rounds is not None and scenario.rounds < options.rounds:
+            told[f"rounds of {re.sub(r'-[0-9]+$', '', scenario.name)}"] = str(scenario.rounds)
+    if any(peer.guest for peer in present) and options.guest_rounds < options.rounds:
+        told["rounds of the other proxies"] = str(options.guest_rounds)
+    return told | {
         "processor": models[0] if models else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "Linux": platform.release().partition("-")[0],

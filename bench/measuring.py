@@ -17,15 +17,15 @@ from bench.peers import Peer, Place
 from bench.scenarios import Scenario, silent_stream
 from bench.tools import BenchError, Observation, answers_begun, free_port, observe, process_tree, server
 
-PROGRAMS = Path(__file__).parent / "build"
 # Within this a load must stand. A guest that cannot open all of it is measured with what it has answered.
 OPENING_LIMIT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Cores:
-    """Of the load programs and of the proxy."""
+class Machine:
+    """Where it is measured: the load programs, their core, and the proxy's."""
 
+    programs: Path
     tools: int
     proxy: int
 
@@ -34,6 +34,7 @@ class Cores:
 class Load:
     """A proxy before its upstream, ready to be called. `pids` are the proxy's processes."""
 
+    client: Path
     core: int
     port: int
     requests: list[Path]
@@ -41,17 +42,17 @@ class Load:
     options: Mapping[str, float | str]
 
     def run(self, **options: float) -> Observation:
-        return observe(PROGRAMS / "client", self.core, self.port, self.requests, self.pids, {**self.options, **options})
+        return observe(self.client, self.core, self.port, self.requests, self.pids, {**self.options, **options})
 
 
-def cores() -> Cores:
+def machine(programs: Path) -> Machine:
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) == 1:
         print("warning: one core only: proxy and load share it, so rates and delays mean little", file=sys.stderr)
-    return Cores(tools=allowed[0], proxy=allowed[-1])
+    return Machine(programs, tools=allowed[0], proxy=allowed[-1])
 
 
-def measure(scenario: Scenario, peer: Peer, on: Cores, scale: float) -> Observation | None:
+def measure(scenario: Scenario, peer: Peer, on: Machine, scale: float) -> Observation | None:
     """One measurement; None, and a word on standard error, where it fails."""
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
@@ -67,7 +68,7 @@ def measure(scenario: Scenario, peer: Peer, on: Cores, scale: float) -> Observat
 
 
 @contextmanager
-def ready(place: Place, scenario: Scenario, peer: Peer, on: Cores, scale: float = 1.0) -> Iterator[Load]:
+def ready(place: Place, scenario: Scenario, peer: Peer, on: Machine, scale: float = 1.0) -> Iterator[Load]:
     """Starts the upstream and the proxy, and writes the requests that the client is to send."""
     requests = []
     for number, arguments in enumerate(scenario.arguments()):
@@ -77,11 +78,11 @@ def ready(place: Place, scenario: Scenario, peer: Peer, on: Cores, scale: float 
     beside.write_bytes(peer.request(place, silent_stream()))
     options: dict[str, float | str] = {**scenario.client_options(scale), "opening": OPENING_LIMIT_S}
     options |= {"beside-request": str(beside), "at-least": 1 if peer.guest else scenario.connections}
-    upstream, log = [str(PROGRAMS / "upstream"), str(place.upstream_port)], place.directory / "log"
+    upstream, log = [str(on.programs / "upstream"), str(place.upstream_port)], place.directory / "log"
     with server(upstream, place.upstream_port, on.tools, log=log):
         if peer.command is None:
-            yield Load(on.tools, place.upstream_port, requests, [], options)
+            yield Load(on.programs / "client", on.tools, place.upstream_port, requests, [], options)
             return
         environment = {**os.environ, **peer.environment}
         with server(peer.command(place), place.port, on.proxy, log=log, environment=environment) as pid:
-            yield Load(on.tools, place.port, requests, process_tree(pid), options)
+            yield Load(on.programs / "client", on.tools, place.port, requests, process_tree(pid), options)

@@ -71,7 +71,10 @@ def installed(name: str) -> str | None:
 
 def version_told(*command: str) -> str:
     """The first thing that looks like a version in what a command prints."""
-    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     found = re.search(r"\d+\.\d+(\.\d+)?", told.stdout + told.stderr)
     return found.group() if found else ""
 
@@ -136,13 +139,18 @@ def gateway_command(place: Place) -> list[str]:
     configuration.write_text(
         GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV)
     )
-    gateway = [sys.executable, "-m", "gateway"]
+    program = [sys.executable, "-m", "gateway"]
     add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, "--config", str(configuration)]
     environment = {**os.environ, UPSTREAM_KEY_ENV: UPSTREAM_KEY}
-    added = subprocess.run([*gateway, *add], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    try:
+        added = subprocess.run(
+            [*program, *add], capture_output=True, text=True, env=environment, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError("`gateway accounts add` did not end") from error
     if added.returncode != 0:
         raise BenchError(f"`gateway accounts add` failed:\n{added.stderr[-1000:]}")
-    return [*gateway, "serve", "--config", str(configuration)]
+    return [*program, "serve", "--config", str(configuration)]
 
 
 HAPROXY_CONFIGURATION = """
