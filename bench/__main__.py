@@ -16,7 +16,7 @@ from bench import plot, report
 from bench.documents import readme_table, replace_table
 from bench.measuring import Machine, machine, measure
 from bench.peers import Peer, peers
-from bench.scenarios import GROWTH_ROUNDS, SCENARIOS, Scenario
+from bench.scenarios import SCENARIOS, Scenario
 from bench.tools import BenchError, Observation, build
 
 HERE = Path(__file__).parent
