@@ -133,18 +133,27 @@ api_key_env = "{key_env}"
 """
 
 
+# Limits that are looked at for every call, and never reached.
+LIMITS = ["--concurrency", "100000", "--per-minute", "100000000", "--per-day", "1000000000", "--total", "1000000000"]
+
+
 def gateway_command(place: Place) -> list[str]:
-    """The gateway as an operator starts it: its defaults, one account, a SQLite store on disk."""
+    """The gateway as an operator starts it: its defaults, one account with limits, a SQLite store on disk."""
     configuration = place.directory / "gateway.toml"
     configuration.write_text(
         GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV)
     )
     program = [sys.executable, "-m", "gateway"]
-    add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, "--config", str(configuration)]
+    add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, *LIMITS]
     environment = {**os.environ, UPSTREAM_KEY_ENV: UPSTREAM_KEY}
     try:
         added = subprocess.run(
-            [*program, *add], capture_output=True, text=True, env=environment, timeout=60, check=False
+            [*program, *add, "--config", str(configuration)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise BenchError("`gateway accounts add` did not end") from error
