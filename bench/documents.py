@@ -59,11 +59,10 @@ def readme_table(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     parts = [_ours(known)]
     if any(peer in GUESTS for peer in report.columns(rows)):
         parts.append(_peers(known))
-    told = "; ".join(facts[name] for name in ("measured", "processor") if name in facts)
-    return (
-        "\n\n".join([*parts, f"{told}, {facts.get('cores', '?')} cores; medians of {facts.get('rounds', '?')} rounds."])
-        + "\n"
-    )
+    rounds = facts.get("rounds", "")
+    how = "one round" if rounds == "1" else f"medians of {rounds} rounds"
+    told = [facts.get("measured", ""), f"{facts.get('processor', '')}, {facts.get('cores', '')} cores", how]
+    return "\n\n".join([*parts, f"{'; '.join(told)}."]) + "\n"
 
 
 def _ours(known: Mapping[tuple[str, str], Row]) -> str:

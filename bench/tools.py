@@ -92,7 +92,7 @@ def free_port() -> int:
 def server(
     command: Sequence[str], port: int, core: int, *, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """Runs a server on one core while the context lasts; yields its process id once it accepts connections."""
+    """Runs a server on one core while the context lasts; yields its process id once it answers."""
     try:
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -106,7 +106,7 @@ def server(
     except OSError as error:
         raise BenchError(f"{command[0]} cannot be run: {error}") from error
     try:
-        _wait_until_it_accepts(process, port, log)
+        _wait_until_it_answers(process, port, log)
         yield process.pid
     finally:
         process.terminate()
@@ -119,12 +119,14 @@ def server(
             process.wait()
 
 
-def _wait_until_it_accepts(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Any answer will do. That it accepts is not enough: nginx does before it has started its worker."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/count")
+            connection.getresponse().read()
+            return
         time.sleep(0.05)
     raise BenchError(f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
