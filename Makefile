@@ -9,6 +9,10 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.stamp
+# The benchmark's peers and its profiler: each in an environment of its own, so that none of it is a dependency of ours.
+# The directory is hidden, since mypy would else check the programs that packages install.
+RECIPES := bench/recipes
+ENVS := bench/.peers
 
 PIP := $(PY) -m pip --quiet --disable-pip-version-check --no-input
 PIP_LOCKED := $(PIP) install --require-hashes --no-deps --no-build-isolation
@@ -16,7 +20,7 @@ LOCK := $(PY) -m uv pip compile --quiet --universal --generate-hashes --no-heade
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check node-sdk bench lock format clean
+.PHONY: help run test check node-sdk bench peers peers-lock profile lock format clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,8 +36,19 @@ check: $(DEV)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(RUNTIME) ## Measure the gateway beside nginx (ARGS="--quick")
+bench: $(RUNTIME) ## Measure the gateway beside nginx and the peers that are installed (ARGS="--quick")
 	$(PY) -m bench $(ARGS)
+
+peers: ## Install LiteLLM's proxy and Portkey's gateway for the benchmark, apart from everything else
+	@$(MAKE) --no-print-directory $(ENVS)/litellm/.stamp || echo "LiteLLM could not be installed: the benchmark goes without" >&2
+	@$(MAKE) --no-print-directory $(ENVS)/portkey/.stamp || echo "Portkey could not be installed: the benchmark goes without" >&2
+
+profile: $(RUNTIME) $(ENVS)/py-spy/.stamp ## Write where the time of a call and a chunk goes to bench/results/profile.md
+	$(PY) -m bench.profile $(ARGS)
+
+peers-lock: $(DEV)
+	for name in litellm py-spy; do $(LOCK) --upgrade -o $(RECIPES)/$$name.lock $(RECIPES)/$$name.in || exit 1; done
+	npm install --prefix $(RECIPES)/portkey --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 format: $(DEV) ## Rewrite the source as the checks want it
 	$(PY) -m ruff check --fix .
@@ -45,7 +60,7 @@ lock: $(DEV) ## Remake the locks from pyproject.toml, every package at its newes
 	$(LOCK) --upgrade --group build -c requirements-dev.lock -o requirements.lock pyproject.toml
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) build dist *.egg-info bench/build tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info bench/build $(ENVS) tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A venv that broke half-way is removed: the next run must not take it for a whole one.
@@ -79,3 +94,14 @@ $(NODE): tests/node/package-lock.json
 	@if command -v npm >/dev/null; then \
 	  npm ci --prefix tests/node --loglevel error --no-audit --no-fund --ignore-scripts --fetch-retries 1 && touch $@ || \
 	  echo "npm ci failed" >&2; fi
+
+$(ENVS)/portkey/.stamp: $(RECIPES)/portkey/package.json $(RECIPES)/portkey/package-lock.json
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@npm ci --prefix $(@D) --loglevel error --no-audit --no-fund --ignore-scripts --fetch-retries 1
+	@touch $@
+
+$(ENVS)/%/.stamp: $(RECIPES)/%.lock
+	@echo "Installing $* into $(@D)"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes --no-deps -r $<
+	@touch $@

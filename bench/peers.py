@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlencode
 
+import gateway
+from bench.requests import KEY, SECRET, UPSTREAM_KEY, Arguments, custom_request, native_request, portkey_request
 from bench.tools import BenchError
 
-KEY = "bench"
-SECRET = "bench-secret"
 UPSTREAM_KEY_ENV = "BENCH_UPSTREAM_KEY"
+LITELLM_KEY = "sk-bench-master"
+ENVS = Path(__file__).parent / ".peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,63 +34,56 @@ class Peer:
     """A proxy. `command` writes what it needs into the place and returns how to start it; None: no proxy at all.
 
     `request` turns the arguments of a chat call into the bytes of an HTTP request. `missing` says why this machine
-    cannot measure it.
+    cannot measure it. A guest is there for comparison only: it is measured in fewer rounds, and may fail.
     """
 
     name: str
     command: Callable[[Place], list[str]] | None
-    request: Callable[[Mapping[str, object]], bytes]
+    request: Callable[[Place, Arguments], bytes]
     environment: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
     missing: str = ""
+    guest: bool = False
 
 
 def peers() -> tuple[Peer, ...]:
     """Every proxy the harness knows; nginx is what the others are compared with."""
-    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    ours = {UPSTREAM_KEY_ENV: UPSTREAM_KEY}
     return (
-        Peer("direct", None, native_request),
-        Peer(
-            "nginx",
-            lambda place: nginx_command(str(nginx), place),
-            native_request,
-            missing="" if nginx else "nginx is not installed",
-        ),
-        Peer("gateway native", gateway_command, native_request, {UPSTREAM_KEY_ENV: "sk-bench"}),
-        Peer("gateway custom", gateway_command, custom_request, {UPSTREAM_KEY_ENV: "sk-bench"}),
+        Peer("direct", None, native),
+        nginx_peer(),
+        Peer("gateway native", gateway_command, native, ours, version=gateway.__version__),
+        Peer("gateway custom", gateway_command, lambda _, arguments: custom_request(arguments), ours),
+        haproxy_peer(),
+        litellm_peer(),
+        portkey_peer(),
     )
 
 
-def native_request(arguments: Mapping[str, object]) -> bytes:
-    headers = {"Authorization": f"Bearer {KEY}:{SECRET}", "Content-Type": "application/json"}
-    return post("/v1/chat/completions", headers, compact_json(arguments))
+def native(_: Place, arguments: Arguments) -> bytes:
+    return native_request(arguments)
 
 
-def custom_request(arguments: Mapping[str, object]) -> bytes:
-    """As the documented API's clients call: the account in the URL, the arguments in a form; never from the cache."""
-    query = urlencode({"key": KEY, "secret": SECRET, "method": "v1/chat/completions", "cache": "no"})
-    form = urlencode({"_o_args": compact_json(arguments)}).encode()
-    return post(f"/openai/custom/?{query}", {"Content-Type": "application/x-www-form-urlencoded"}, form)
+def installed(name: str) -> str | None:
+    """A program's path; Debian keeps servers where a person's own path does not lead."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
-def compact_json(value: object) -> bytes:
-    """JSON as OpenAI's SDKs write it: no spaces, UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+def version_told(*command: str) -> str:
+    """The first thing that looks like a version in what a command prints."""
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"\d+\.\d+(\.\d+)?", told.stdout + told.stderr)
+    return found.group() if found else ""
 
 
-def post(target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """An HTTP request with the headers an OpenAI SDK sends."""
-    lines = {
-        "Host": "127.0.0.1",
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-        "User-Agent": "OpenAI/Python 2.0.0",
-        "X-Stainless-Lang": "python",
-        "X-Stainless-Runtime": "CPython",
-        **headers,
-        "Content-Length": str(len(body)),
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {target} HTTP/1.1\r\n{head}\r\n".encode() + body
+def nginx_peer() -> Peer:
+    nginx = installed("nginx")
+    if nginx is None:
+        return Peer("nginx", None, native, missing="nginx is not installed")
+    return Peer("nginx", lambda place: nginx_command(nginx, place), native, version=version_told(nginx, "-v"))
 
 
 NGINX_CONFIGURATION = """
@@ -139,16 +133,122 @@ api_key_env = "{key_env}"
 """
 
 
+# Limits that are looked at for every call, and never reached.
+LIMITS = ["--concurrency", "100000", "--per-minute", "100000000", "--per-day", "1000000000", "--total", "1000000000"]
+
+
 def gateway_command(place: Place) -> list[str]:
-    """The gateway as an operator starts it: its defaults, one account, a SQLite store on disk."""
+    """The gateway as an operator starts it: its defaults, one account with limits, a SQLite store on disk."""
     configuration = place.directory / "gateway.toml"
     configuration.write_text(
         GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV)
     )
-    gateway = [sys.executable, "-m", "gateway"]
-    add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, "--config", str(configuration)]
-    environment = {**os.environ, UPSTREAM_KEY_ENV: "sk-bench"}
-    added = subprocess.run([*gateway, *add], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    program = [sys.executable, "-m", "gateway"]
+    add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, *LIMITS]
+    environment = {**os.environ, UPSTREAM_KEY_ENV: UPSTREAM_KEY}
+    try:
+        added = subprocess.run(
+            [*program, *add, "--config", str(configuration)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError("`gateway accounts add` did not end") from error
     if added.returncode != 0:
         raise BenchError(f"`gateway accounts add` failed:\n{added.stderr[-1000:]}")
-    return [*gateway, "serve", "--config", str(configuration)]
+    return [*program, "serve", "--config", str(configuration)]
+
+
+HAPROXY_CONFIGURATION = """
+global
+  nbthread 1
+defaults
+  mode http
+  option http-keep-alive
+  option http-no-delay
+  http-reuse always
+  timeout connect 5s
+  timeout client 2h
+  timeout server 2h
+frontend callers
+  bind 127.0.0.1:{port} backlog 4096
+  default_backend model
+backend model
+  server model 127.0.0.1:{upstream_port}
+"""
+
+
+def haproxy_peer() -> Peer:
+    haproxy = installed("haproxy")
+    if haproxy is None:
+        return Peer("HAProxy", None, native, missing="haproxy is not installed", guest=True)
+
+    def command(place: Place) -> list[str]:
+        """One thread that forwards each piece at once over kept-alive connections, as nginx is told to."""
+        configuration = place.directory / "haproxy.cfg"
+        configuration.write_text(HAPROXY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port))
+        return [haproxy, "-db", "-f", str(configuration)]
+
+    return Peer("HAProxy", command, native, version=version_told(haproxy, "-v"), guest=True)
+
+
+LITELLM_CONFIGURATION = """
+model_list:
+  - model_name: bench
+    litellm_params:
+      model: openai/bench
+      api_base: http://127.0.0.1:{upstream_port}/v1
+      api_key: {upstream_key}
+general_settings:
+  master_key: {key}
+"""
+# Prices from its own package and no telemetry: nothing here may ask the network.
+LITELLM_ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_TELEMETRY_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+def litellm_peer() -> Peer:
+    python, program = ENVS / "litellm" / "bin" / "python", ENVS / "litellm" / "bin" / "litellm"
+    if not program.exists():
+        return Peer("LiteLLM", None, native, missing="not installed: `make peers` does it", guest=True)
+
+    def command(place: Place) -> list[str]:
+        """One worker without a database: the master key is checked, and the one model is routed."""
+        configuration = place.directory / "litellm.yaml"
+        configuration.write_text(
+            LITELLM_CONFIGURATION.format(upstream_port=place.upstream_port, upstream_key=UPSTREAM_KEY, key=LITELLM_KEY)
+        )
+        where = ["--host", "127.0.0.1", "--port", str(place.port)]
+        return [str(program), "--config", str(configuration), *where, "--num_workers", "1", "--telemetry", "False"]
+
+    ask = "from importlib.metadata import version; print(version('litellm'))"
+    return Peer(
+        "LiteLLM",
+        command,
+        lambda _, arguments: native_request(arguments, LITELLM_KEY),
+        LITELLM_ENVIRONMENT,
+        version=version_told(str(python), "-c", ask),
+        guest=True,
+    )
+
+
+def portkey_peer() -> Peer:
+    package = ENVS / "portkey" / "node_modules" / "@portkey-ai" / "gateway"
+    node, program = installed("node"), package / "build" / "start-server.js"
+    if node is None or not program.exists():
+        return Peer("Portkey", None, native, missing="not installed: `make peers` does it", guest=True)
+    version = re.search(r'"version":\s*"([^"]+)"', (package / "package.json").read_text())
+    return Peer(
+        "Portkey",
+        lambda place: [node, str(program), "--headless", f"--port={place.port}"],
+        lambda place, arguments: portkey_request(arguments, place.upstream_port),
+        {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1"},
+        version=version.group(1) if version else "",
+        guest=True,
+    )

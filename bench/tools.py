@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import msgspec
 
 SOURCES = Path(__file__).parent / "load"
-START_LIMIT_S = 30.0
-STOP_LIMIT_S = 30.0
-CLIENT_LIMIT_S = 240.0
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 10.0
+CLIENT_LIMIT_S = 300.0
 
 
 class BenchError(Exception):
@@ -37,7 +38,10 @@ class Quantiles(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What the client saw while its window was open; `processor_us` and the memory are the measured processes'."""
+    """What the client saw while its window was open; `processor_us` and the memory are the measured processes'.
+
+    Their resident memory is told thrice: before the first connection, when the window opened, and when it closed.
+    """
 
     connections: int
     seconds: float
@@ -50,6 +54,7 @@ class Observation(msgspec.Struct, frozen=True):
     delay_us: Quantiles | None
     processor_us: float
     resident_before_kb: int
+    resident_at_opening_kb: int
     resident_kb: int
     client_busy: float
 
@@ -87,34 +92,41 @@ def free_port() -> int:
 def server(
     command: Sequence[str], port: int, core: int, *, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """Runs a server on one core while the context lasts; yields its process id once it accepts connections."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=dict(environment or os.environ),
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        )
+    """Runs a server on one core while the context lasts; yields its process id once it answers."""
     try:
-        _wait_until_it_accepts(process, port, log)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment or os.environ),
+                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            )
+    except OSError as error:
+        raise BenchError(f"{command[0]} cannot be run: {error}") from error
+    try:
+        _wait_until_it_answers(process, port, log)
         yield process.pid
     finally:
         process.terminate()
         try:
             process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            for pid in process_tree(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
 
 
-def _wait_until_it_accepts(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Any answer will do. That it accepts is not enough: nginx does before it has started its worker."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/count")
+            connection.getresponse().read()
+            return
         time.sleep(0.05)
     raise BenchError(f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
@@ -124,26 +136,37 @@ def process_tree(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            found.extend(int(child) for child in children.read_text().split())
+            with suppress(OSError):  # a thread that ended meanwhile
+                found.extend(int(child) for child in children.read_text().split())
     return found
 
 
 def observe(
-    client: Path, core: int, port: int, request: Path, pids: Sequence[int], options: Mapping[str, float]
+    client: Path,
+    core: int,
+    port: int,
+    requests: Sequence[Path],
+    pids: Sequence[int],
+    options: Mapping[str, float | str],
 ) -> Observation:
-    """Runs the load client once."""
-    command = [str(client), "--port", str(port), "--request", str(request)]
+    """Runs the load client once; it sends the requests in turn."""
+    command = [str(client), "--port", str(port)]
+    for request in requests:
+        command += ["--request", str(request)]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     for pid in pids:
         command += ["--pid", str(pid)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        timeout=CLIENT_LIMIT_S,
-        check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=CLIENT_LIMIT_S,
+            check=False,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"the client did not end within {CLIENT_LIMIT_S:.0f} s") from error
     if done.returncode != 0:
         raise BenchError(done.stderr.decode(errors="replace").strip()[-1000:] or f"the client died ({done.returncode})")
     return msgspec.json.decode(done.stdout, type=Observation)
@@ -151,6 +174,9 @@ def observe(
 
 def answers_begun(upstream_port: int) -> int:
     """How many answers the upstream has begun since it was started."""
-    with closing(HTTPConnection("127.0.0.1", upstream_port, timeout=10)) as connection:
-        connection.request("GET", "/count")
-        return int(connection.getresponse().read())
+    try:
+        with closing(HTTPConnection("127.0.0.1", upstream_port, timeout=10)) as connection:
+            connection.request("GET", "/count")
+            return int(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise BenchError(f"the upstream does not tell its count: {error}") from error

@@ -1,25 +1,37 @@
-/* A cheap load client: one thread, epoll. It sends one request, given as a file, on many kept-alive connections, each
+/* A cheap load client: one thread, epoll. It sends requests, given as files, on many kept-alive connections, each
    anew when its answer is whole, and prints one JSON object of what it saw while the window of measurement was open.
 
-   usage: client --port P --request FILE [--connections 32] [--chunks N] [--warm-up S] [--seconds S] [--pid PID]…
+   usage: client --port P --request FILE… [--connections 32] [--chunks N] [--warm-up S] [--seconds S] [--pid PID]…
+                 [--beside N --beside-request FILE] [--opening S [--at-least N]]
 
+   The requests are sent in turn, and eight digits after `serial-` in each are the call's number: no two calls are of the
+   same bytes. `--beside` opens that many streams more, first, which are neither counted nor expected to end.
    Connections are opened a few at a time. The window opens when each has had its first bytes and the warm-up is over.
+   After the seconds of `--opening`, `--at-least` that many will do; `connections` tells how many it were in the end.
    `--chunks` is the number of events in a whole stream, so that a stream that lost one is seen; 0: not a stream.
    `--pid` names the processes whose processor time and memory are told. An answer whose framing or status is not right
    is an error; after a hundred errors, or when it takes too long, the client gives up. */
-#include "common.h"
-#include <dirent.h>
+#include "measures.h"
 
 #define OPENING_AT_ONCE 64
 #define MOST_ERRORS 100
-#define LONGEST_OPENING_S 60
+#define MOST_REQUESTS 16
+#define REQUEST_BYTES 65536
+#define SERIAL "serial-"
+#define SERIAL_DIGITS 8
 #define HEAD_BYTES 4096
-#define MOST_PIDS 64
 
 enum framing { LENGTH, CHUNK_SIZE, CHUNK_SIZE_END, CHUNK_DATA, CHUNK_END, TRAILER };
 
+struct request {
+    char bytes[REQUEST_BYTES];
+    size_t count;
+    char *serial; /* its digits' place, or NULL */
+};
+
 struct connection {
     int fd;
+    bool beside; /* a stream that only stands open */
     bool head_done, answered; /* answered: at least once since it was opened */
     enum framing framing;
     uint64_t left;       /* bytes of the body, or of the chunk of HTTP */
@@ -33,18 +45,11 @@ struct connection {
     char head[HEAD_BYTES + 1];
 };
 
-/* Microseconds, kept as they come and sorted at the end; what does not fit is counted, not kept. */
-struct samples {
-    float *values;
-    size_t count, room;
-};
-
 static int epoll;
 static int port;
-static char request[65536];
-static size_t request_bytes;
+static struct request requests[MOST_REQUESTS], beside_request;
+static size_t request_count;
 static unsigned chunks_expected;
-static int pids[MOST_PIDS], pid_count;
 
 static bool measuring;
 static unsigned long long answers, chunks, reads_with_chunks, errors;
@@ -52,76 +57,23 @@ static int opened, answered_once;
 static uint64_t read_at_ns;
 static struct samples latency, first_byte, delay;
 
-static void sample(struct samples *to, uint64_t from_ns, uint64_t until_ns) {
-    if (to->count == to->room) {
-        to->room = to->room ? to->room * 2 : 65536;
-        to->values = realloc(to->values, to->room * sizeof *to->values);
-        if (!to->values)
-            give_up("out of memory");
-    }
-    to->values[to->count++] = until_ns > from_ns ? (float)(until_ns - from_ns) / 1000 : 0;
-}
-
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-static void print_samples(const char *name, struct samples *from) {
-    if (!from->count) {
-        printf("\"%s\":null,", name);
-        return;
-    }
-    qsort(from->values, from->count, sizeof *from->values, by_value);
-    printf("\"%s\":{\"count\":%zu,\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f},", name, from->count,
-           from->values[from->count / 2], from->values[from->count * 99 / 100], from->values[from->count - 1]);
-}
-
-/* Processor time of every thread of the processes, from the scheduler's own count: not sampled at a clock tick. */
-static uint64_t processor_ns(void) {
-    uint64_t sum = 0;
-    for (int i = 0; i < pid_count; i++) {
-        char path[320];
-        snprintf(path, sizeof path, "/proc/%d/task", pids[i]);
-        DIR *threads = opendir(path);
-        if (!threads)
-            give_up("a measured process is gone");
-        for (struct dirent *thread; (thread = readdir(threads));) {
-            snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", pids[i], thread->d_name);
-            FILE *file = thread->d_name[0] == '.' ? NULL : fopen(path, "r");
-            unsigned long long on_cpu;
-            if (file && fscanf(file, "%llu", &on_cpu) == 1)
-                sum += on_cpu;
-            if (file)
-                fclose(file);
-        }
-        closedir(threads);
-    }
-    return sum;
-}
-
-static unsigned long long resident_kb(void) {
-    unsigned long long pages = 0;
-    for (int i = 0; i < pid_count; i++) {
-        char path[64];
-        snprintf(path, sizeof path, "/proc/%d/statm", pids[i]);
-        FILE *file = fopen(path, "r");
-        unsigned long long size, resident;
-        if (file && fscanf(file, "%llu %llu", &size, &resident) == 2)
-            pages += resident;
-        if (file)
-            fclose(file);
-    }
-    return pages * (unsigned long long)sysconf(_SC_PAGESIZE) / 1024;
+static struct request *next_request(struct connection *c) {
+    static size_t calls;
+    struct request *next = c->beside ? &beside_request : &requests[calls % request_count];
+    calls++;
+    if (next->serial)
+        write_digits(next->serial, SERIAL_DIGITS, calls);
+    return next;
 }
 
 static void send_request(struct connection *c) {
+    struct request *next = next_request(c);
     c->head_done = c->first_byte_seen = false;
     c->head_bytes = c->mark_bytes = 0;
     c->events = 0;
     c->sent_at_ns = now_ns();
     /* The request is far below a socket's buffer: a short write is as good as an error. */
-    if (send(c->fd, request, request_bytes, MSG_NOSIGNAL) != (ssize_t)request_bytes)
+    if (send(c->fd, next->bytes, next->count, MSG_NOSIGNAL) != (ssize_t)next->count)
         errors++;
 }
 
@@ -153,7 +105,7 @@ static void see_mark(struct connection *c) {
     if (sscanf(c->mark, MARK_SCAN, &stamp, &number) != 2 || number != c->events)
         errors++;
     c->events++;
-    if (measuring) {
+    if (measuring && !c->beside) {
         chunks++;
         sample(&delay, stamp, read_at_ns);
     }
@@ -246,8 +198,8 @@ static size_t take_body(struct connection *c, const char *from, size_t count, bo
 }
 
 static void finish_answer(struct connection *c) {
-    if (c->events != chunks_expected) {
-        fail(c, "a stream ended with events missing");
+    if (c->beside || c->events != chunks_expected) {
+        fail(c, c->beside ? "a stream that was to stand open ended" : "a stream ended with events missing");
         return;
     }
     answers++;
@@ -258,7 +210,8 @@ static void finish_answer(struct connection *c) {
 
 static void see_first_byte(struct connection *c) {
     c->first_byte_seen = true;
-    sample(&first_byte, c->sent_at_ns, read_at_ns);
+    if (!c->beside)
+        sample(&first_byte, c->sent_at_ns, read_at_ns);
     if (!c->answered)
         answered_once++;
     c->answered = true;
@@ -309,38 +262,50 @@ static void serve_for(double seconds) {
         serve_until(end);
 }
 
-static void open_all(struct connection *all, int connections) {
-    uint64_t deadline = now_ns() + LONGEST_OPENING_S * 1000000000ull;
-    while (answered_once < connections) {
+static void open_all(struct connection *all, int connections, double limit_s, int at_least) {
+    uint64_t deadline = now_ns() + (uint64_t)(limit_s * 1e9);
+    while (answered_once < connections && (answered_once < at_least || now_ns() <= deadline)) {
         for (int i = 0; i < 8 && opened < connections && opened - answered_once < OPENING_AT_ONCE; i++)
             connect_and_send(&all[opened++]);
         serve_until(now_ns() + 2000000);
-        if (now_ns() > deadline) {
+        if (answered_once < at_least && now_ns() > deadline) {
             errno = 0;
             give_up("client: not every connection was answered in time");
         }
     }
 }
 
-static void read_request_file(const char *path) {
+static void read_request_file(struct request *into, const char *path) {
     FILE *file = fopen(path, "r");
     if (!file)
         give_up(path);
-    request_bytes = fread(request, 1, sizeof request, file);
+    into->count = fread(into->bytes, 1, sizeof into->bytes - 1, file);
     fclose(file);
-    if (request_bytes == 0 || request_bytes == sizeof request)
-        give_up("client: the request is empty or too large");
+    if (into->count == 0 || into->count == sizeof into->bytes - 1)
+        give_up("client: a request is empty or too large");
+    char *serial = strstr(into->bytes, SERIAL);
+    into->serial = serial ? serial + strlen(SERIAL) : NULL;
+    if (serial && strspn(into->serial, "0123456789") < SERIAL_DIGITS)
+        give_up("client: " SERIAL " lacks its digits");
 }
 
 int main(int count, char **arguments) {
-    int connections = 32;
-    double warm_up_s = 1, window_s = 3;
+    int connections = 32, beside = 0, at_least = 0;
+    double warm_up_s = 1, window_s = 3, opening_s = 60;
     for (int i = 1; i + 1 < count; i += 2) {
         const char *name = arguments[i], *value = arguments[i + 1];
         if (!strcmp(name, "--port"))
             port = atoi(value);
-        else if (!strcmp(name, "--request"))
-            read_request_file(value);
+        else if (!strcmp(name, "--request") && request_count < MOST_REQUESTS)
+            read_request_file(&requests[request_count++], value);
+        else if (!strcmp(name, "--beside"))
+            beside = atoi(value);
+        else if (!strcmp(name, "--beside-request"))
+            read_request_file(&beside_request, value);
+        else if (!strcmp(name, "--opening"))
+            opening_s = atof(value);
+        else if (!strcmp(name, "--at-least"))
+            at_least = atoi(value);
         else if (!strcmp(name, "--connections"))
             connections = atoi(value);
         else if (!strcmp(name, "--chunks"))
@@ -354,17 +319,19 @@ int main(int count, char **arguments) {
         else
             give_up(name);
     }
-    if (!port || !request_bytes || connections < 1)
-        give_up("client: --port and --request are needed");
+    if (!port || !request_count || connections < 1 || (beside && !beside_request.count))
+        give_up("client: --port and --request are needed, and --beside-request with --beside");
     raise_descriptor_limit();
-    alarm((unsigned)(LONGEST_OPENING_S + warm_up_s + window_s + 30)); /* whatever happens, this ends */
+    alarm((unsigned)(opening_s + warm_up_s + window_s + 30)); /* whatever happens, this ends */
     epoll = epoll_create1(0);
 
     unsigned long long resident_before = resident_kb();
-    struct connection *all = calloc((size_t)connections, sizeof *all);
+    struct connection *all = calloc((size_t)(beside + connections), sizeof *all);
     if (!all)
         give_up("out of memory");
-    open_all(all, connections);
+    for (int i = 0; i < beside; i++)
+        all[i].beside = true;
+    open_all(all, beside + connections, opening_s, at_least ? beside + at_least : beside + connections);
     serve_for(warm_up_s);
 
     /* Streams that stay open have had their first byte by now; where answers follow one another, only the window counts. */
@@ -372,6 +339,7 @@ int main(int count, char **arguments) {
         first_byte.count = 0;
     unsigned long long answers_before = answers;
     uint64_t processor = processor_ns(), own = (uint64_t)clock(), began = now_ns();
+    unsigned long long resident_at_opening = resident_kb();
     measuring = true;
     serve_for(window_s);
     measuring = false;
@@ -380,11 +348,12 @@ int main(int count, char **arguments) {
     own = (uint64_t)clock() - own;
 
     printf("{\"connections\":%d,\"seconds\":%.3f,\"calls\":%llu,\"chunks\":%llu,\"reads_with_chunks\":%llu,\"errors\":%llu,",
-           connections, elapsed_s, answers - answers_before, chunks, reads_with_chunks, errors);
+           answered_once - beside, elapsed_s, answers - answers_before, chunks, reads_with_chunks, errors);
     print_samples("latency_us", &latency);
     print_samples("first_byte_us", &first_byte);
     print_samples("delay_us", &delay);
-    printf("\"processor_us\":%.1f,\"resident_before_kb\":%llu,\"resident_kb\":%llu,\"client_busy\":%.3f}\n",
-           (double)processor / 1000, resident_before, resident_kb(), (double)own / CLOCKS_PER_SEC / elapsed_s);
+    printf("\"processor_us\":%.1f,\"resident_before_kb\":%llu,\"resident_at_opening_kb\":%llu,\"resident_kb\":%llu,",
+           (double)processor / 1000, resident_before, resident_at_opening, resident_kb());
+    printf("\"client_busy\":%.3f}\n", (double)own / CLOCKS_PER_SEC / elapsed_s);
     return 0;
 }

@@ -46,6 +46,11 @@ static inline void raise_descriptor_limit(void) {
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+static inline void write_digits(char *to, unsigned width, uint64_t value) {
+    for (unsigned i = width; i-- > 0; value /= 10)
+        to[i] = (char)('0' + value % 10);
+}
+
 static inline struct sockaddr_in loopback(int port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

@@ -150,11 +150,6 @@ static bool put_unsent(struct connection *c) {
     return true;
 }
 
-static void write_digits(char *to, unsigned width, uint64_t value) {
-    for (unsigned i = width; i-- > 0; value /= 10)
-        to[i] = (char)('0' + value % 10);
-}
-
 /* Sends the next event, or the end after the last. False: this stream has nothing more to send now. */
 static bool put_next(struct connection *c) {
     if (c->unsent)
@@ -171,6 +166,15 @@ static bool put_next(struct connection *c) {
     return false;
 }
 
+/* The first beat of a paced stream. Each stream has its phase, whenever it was opened, and the phases of any number of
+   streams lie evenly over the interval: each is a golden section further than the last. */
+static uint64_t first_beat(uint64_t every_ticks) {
+    static uint32_t section;
+    section += 2654435769u; /* of 2**32 */
+    uint64_t phase = section * every_ticks >> 32, now = current_tick();
+    return now - now % every_ticks + phase + (phase > now % every_ticks ? 0 : every_ticks);
+}
+
 static void begin_stream(struct connection *c, uint32_t chunks, uint64_t every_us) {
     c->streaming = true;
     c->chunks = chunks;
@@ -185,8 +189,7 @@ static void begin_stream(struct connection *c, uint32_t chunks, uint64_t every_u
         list_add(&eager, c);
         return;
     }
-    /* Streams that are opened together must not beat together. */
-    c->due_tick = current_tick() + 1 + (uint64_t)rand() % c->every_ticks;
+    c->due_tick = first_beat(c->every_ticks);
     wheel_add(c);
 }
 
