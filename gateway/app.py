@@ -114,6 +114,8 @@ class Application:
             return _preflight(client)
         if path.startswith("/v1/"):
             return self._road.native(client)
+        if path == "/openai/custom/":
+            return self._road.custom(client, "openai", "custom")
         if path == "/healthz":
             return client.send(200, "text/plain", b"ok\n")
         if path == "/readyz":

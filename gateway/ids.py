@@ -22,13 +22,14 @@ class CallIds:
     one event loop; threads must not share it.
     """
 
-    __slots__ = ("_clock_ns", "_last_us", "_node_id", "_prefix")
+    __slots__ = ("_clock_ns", "_last_us", "_node_id", "_prefix", "_second")
 
     def __init__(self, node_id: int, floor_us: int = 0, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._clock_ns = clock_ns
         self._last_us = max(floor_us, EPOCH_2020_US)
         self._node_id = node_id
-        self._prefix = f"{node_id}."
+        self._second = 0
+        self._prefix = ""  # of that second's request ids
 
     def next(self) -> tuple[str, int]:
         """Returns `request_id` (the node, a dot, 13 hex digits as PHP's uniqid()) and `last_id` (fits 63 bits)."""
@@ -36,7 +37,8 @@ class CallIds:
         if us <= self._last_us:
             us = self._last_us + 1
         self._last_us = us
-        return (
-            f"{self._prefix}{us // 1_000_000:08x}{us % 1_000_000:05x}",
-            (us - EPOCH_2020_US) << NODE_BITS | self._node_id,
-        )
+        second, fraction_us = divmod(us, 1_000_000)
+        if second != self._second:
+            self._second = second
+            self._prefix = f"{self._node_id}.{second:08x}"
+        return f"{self._prefix}{fraction_us:05x}", (us - EPOCH_2020_US) << NODE_BITS | self._node_id

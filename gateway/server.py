@@ -22,11 +22,10 @@ from gateway.client_side import ClientSide, WriteDeadline, has_left
 from gateway.config import ServerSettings
 from gateway.plain import PlainConnection
 from gateway.request_head import RequestHead
-from gateway.sweeping import Sweeper
+from gateway.sweeping import Sweeper, sweep_period_s
 from gateway.upstream.connection import UpstreamConnection
 
 LOG = logging.getLogger("gateway.server")
-SWEEP_S = 0.5
 HEAD_LINES = 4
 """A head may be as long as this many of the longest lines."""
 
@@ -221,7 +220,13 @@ class Server(web.Server):
         self.answer = plain_handler
         self.plain: set[PlainConnection] = set()
         self._settings = settings
-        self._sweeper = Sweeper(SWEEP_S, self.clients, self._look)
+        period_s = sweep_period_s(
+            settings.header_timeout_s,
+            settings.body_timeout_s,
+            settings.write_timeout_s,
+            settings.keepalive_timeout_s,
+        )
+        self._sweeper = Sweeper(period_s, self.clients, self._look)
 
     def __call__(self) -> PlainConnection:  # type: ignore[override]  # the loop wants a protocol, no more
         """A protocol for a new connection."""

@@ -13,6 +13,14 @@ SLICE = 64
 """So many items are looked at in one step, some 0.1 ms: no stream that waits for it is delayed noticeably."""
 
 
+def sweep_period_s(*deadlines_s: float) -> float:
+    """How often to look: a deadline is noticed late by a quarter of the shortest one, and by a second at most.
+
+    Looking more often costs: with 5,000 streams open a look every quarter second was a tenth of a chunk's cost.
+    """
+    return min(1.0, max(0.05, min(deadlines_s) / 4))
+
+
 class Sweeper(Generic[Item]):
     """Calls `look(item, now)` for all of `items()` every `period_s` seconds until `stop`; `now` is monotonic.
 

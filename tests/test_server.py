@@ -21,7 +21,7 @@ from tests.support import (
 )
 
 DEADLINE_S = 0.7
-SWEEP_S = 0.5
+SWEEP_S = 0.2
 MANY = 300
 CONFIG = f"""
 [server]

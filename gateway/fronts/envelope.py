@@ -30,15 +30,11 @@ class Facts:
 
 def envelope(response: bytes, code: ErrorCode, reason: str, request_id: str, last_id: str) -> bytes:
     """Version 1. `response` is a JSON text and is embedded as it is."""
-    shown = b'""' if code.charged else orjson.dumps(code.message)
-    return b'{"response":%b,"error":%b,"reason":%b,"error_code":"%b","request_id":"%b","last_id":"%b"}' % (
-        response,
-        shown,
-        b'""' if code.charged else orjson.dumps(reason),
-        code.code.encode(),
-        request_id.encode(),
-        last_id.encode(),
-    )
+    told = b'"","reason":""'
+    if not code.charged:
+        told = b'%b,"reason":%b' % (orjson.dumps(code.message), orjson.dumps(reason))
+    ids = f'"error_code":"{code.code}","request_id":"{request_id}","last_id":"{last_id}"'
+    return b'{"response":%b,"error":%b,%b}' % (response, told, ids.encode())
 
 
 def extended(

@@ -28,6 +28,7 @@ OLDEST_SQLITE = (3, 51, 3)
 
 APPLICATION_ID = 0x47574159  # "GWAY"
 CHECK_LIMIT_S = 5.0
+CREATION_LIMIT_S = 1.0
 BUSY_TIMEOUT_MS = 5_000
 WRITER_BUSY_TIMEOUT_MS = 500  # the writer has its own patience
 
@@ -152,10 +153,13 @@ def _open(path: Path) -> apsw.Connection:
             raise ConfigurationError(f"{path}: the database is missing, but its write-ahead log {wal.name} is there")
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError as error:
-        if path.stat().st_size == 0 and (unwritten or pepper.exists()):
-            raise ConfigurationError(
-                f"{path}: the database is empty; restore it, or delete it to start anew"
-            ) from error
+        deadline = time.monotonic() + CREATION_LIMIT_S
+        while path.stat().st_size == 0 and (unwritten or pepper.exists()):
+            if time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"{path}: the database is empty; restore it, or delete it to start anew"
+                ) from error
+            time.sleep(0.02)  # another process may be creating it just now
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)  # never creates
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     try:

@@ -14,11 +14,10 @@ from time import monotonic
 
 from gateway.errors import GatewayError
 from gateway.running import own_task
-from gateway.sweeping import Sweeper
+from gateway.sweeping import Sweeper, sweep_period_s
 from gateway.upstream import connection
 from gateway.upstream.connection import UpstreamConnection
 
-SWEEP_S = 0.25
 _TRUSTED_IDLE_S = 0.05  # an idle connection younger than this is not asked whether it still lives
 
 
@@ -44,7 +43,8 @@ class Pool:
         self._tls = tls
         self._idle: list[UpstreamConnection] = []
         self._active: set[UpstreamConnection] = set()
-        self._sweeper = Sweeper(SWEEP_S, self._links, self._look)
+        period_s = sweep_period_s(deadlines.first_byte_s, deadlines.idle_s, deadlines.total_s)
+        self._sweeper = Sweeper(period_s, self._links, self._look)
 
     @property
     def active_count(self) -> int:
