@@ -176,6 +176,9 @@ def _call(record: CallRecord, names: dict[int, str], settings: Settings) -> dict
         "duration_s": record.duration_s,
         "first_byte_s": record.first_byte_s,
         "sent_bytes": record.sent_bytes,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "cached_tokens": record.cached_tokens,
         "client_ip": record.client_ip,
     }
 

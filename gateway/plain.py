@@ -51,7 +51,6 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         "_served",
         "_server",
         "_write_deadline",
-        "answer_begun",
         "client_ip",
         "relay",
         "transport",
@@ -78,7 +77,6 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         self.wire: asyncio.Transport | None = None
         self.client_ip = ""
         self.writing_paused = False
-        self.answer_begun = False
 
     # asyncio's callbacks
 
@@ -182,7 +180,6 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         if len(data) > size:
             self._hold(data[size:])
         self.waiting_since = None
-        self.answer_begun = False
         self._busy = True
         self.run(self._server.answer(self, head, data[head_bytes:size]))
 

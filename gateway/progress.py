@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import ERROR_CODES, ErrorCode
-from gateway.types import Account, Call, CallRecord
+from gateway.types import Account, Call, CallRecord, Usage
 
 SUCCESS = ERROR_CODES["0000"]
 NO_RESULT = ERROR_CODES["2000"]
@@ -32,6 +32,7 @@ class Progress:
         "streamed",
         "translate_status",
         "upstream_s",
+        "usage",
     )
 
     def __init__(self, request_id: str, row_id: int, front: str, started: float, started_at: float) -> None:
@@ -49,6 +50,7 @@ class Progress:
         self.first_byte_at: float | None = None
         self.upstream_s: float | None = None
         self.translate_status = ""
+        self.usage: Usage | None = None
 
     @property
     def last_id(self) -> str:
@@ -69,6 +71,7 @@ class Progress:
         """The row of the call log."""
         call = self.call
         first = self.first_byte_at or sent_at
+        usage = self.usage
         return CallRecord(
             id=self.row_id,
             request_id=self.request_id,
@@ -85,4 +88,7 @@ class Progress:
             first_byte_s=first - self.started if first is not None else None,
             sent_bytes=sent_bytes,
             client_ip=call.client_ip if call is not None else "",
+            prompt_tokens=usage.prompt_tokens if usage is not None else None,
+            completion_tokens=usage.completion_tokens if usage is not None else None,
+            cached_tokens=usage.cached_tokens if usage is not None else None,
         )

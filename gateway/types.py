@@ -112,6 +112,14 @@ class TranslationContext:
     account: str
 
 
+class Usage(PerCall, frozen=True):
+    """The tokens of one call, as its upstream counted them; `cached_tokens` are a part of the prompt's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
 class CallRecord(PerCall, frozen=True):
     """One row of the call log: written once, when the call has ended.
 
@@ -135,6 +143,9 @@ class CallRecord(PerCall, frozen=True):
     sent_bytes: int
     cache: str = "off"  # hit, miss, off
     client_ip: str = ""
+    prompt_tokens: int | None = None  # as the upstream counted them; None: it said nothing
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None  # of the prompt's
 
 
 @dataclass(frozen=True, slots=True)

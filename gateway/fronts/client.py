@@ -36,7 +36,9 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Incoming(Protocol):
-    """The connection of a request whose body may still be on its way: the clock of the body, and its end."""
+    """The connection of a request that aiohttp read, whose body may still be on its way: its clock and its end."""
+
+    answer_begun: bool
 
     def begin_body(self) -> None: ...
     def end_body(self) -> None: ...
@@ -202,7 +204,8 @@ class Client:
         kind = f"Content-Type: {content_type}\r\n" if content_type else ""
         head = f"{_opening(status, int(time.time()))}{kind}{framing}{closing}{fields}{self.cors}\r\n"
         self.sent_status = status
-        self.connection.answer_begun = True
+        if self.incoming is not None:
+            self.incoming.answer_begun = True
         self.sent_at = monotonic()
         return head.encode("latin-1")
 

@@ -26,6 +26,7 @@ from gateway.types import Account, CallCounts, Document, PerCall, RenderingRefus
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection, broke_off
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead
+from gateway.usage import usage_of
 
 LOG = logging.getLogger("gateway.answers")
 
@@ -80,6 +81,8 @@ class Writer:
         """An answer of the upstream's, or its error about this request."""
         progress = self._progress
         progress.outcome = answer.code
+        if answer.json is not None:
+            progress.usage = usage_of(answer.json)
         if progress.front == "custom":
             await self._envelope(
                 answer.json if answer.json is not None else _as_json(answer.body), answer.code, "", answer.fields
@@ -168,12 +171,15 @@ class Writer:
     async def _reformat(self, link: UpstreamConnection, head: ResponseHead, spec: FormatterSpec, first: bytes) -> None:
         client, progress = self._client, self._progress
         event: Event | None = None
+        payload = b""  # the last that may tell the usage
         splitter = EventSplitter(self._writing.stream.max_event_bytes)
         await client.write(first)
         try:
             with self._kept_alive(link, lambda: True):  # events are written whole
                 async for piece in _with_last_blank_line(link, head):
                     for event in splitter.feed(piece):
+                        if event.data is not None and event.data != DONE:
+                            payload = event.data
                         encoded = await self._event(spec, event)
                         await client.write(self._framed(encoded))
                         client.sent_bytes += len(encoded)
@@ -189,6 +195,8 @@ class Writer:
             await self._cut(spec, GatewayError("5000", f"an event of the stream is larger than {limit} bytes"))
         except GatewayError as error:
             await self._cut(spec, error)
+        finally:
+            progress.usage = usage_of(payload)
 
     def _kept_alive(self, link: UpstreamConnection, may_write: Callable[[], bool]) -> Keepalive:
         comment = self._framed(COMMENT)
@@ -273,6 +281,7 @@ class Writer:
             self._client.cut_off()  # HTTP/1.0: an orderly end would be the body's
 
     def _note(self, link: UpstreamConnection) -> None:
+        self._progress.usage = usage_of(link.tail) if self._progress.streamed else None
         self._progress.first_byte_at = link.first_body_at
         self._client.sent_bytes += link.relayed_bytes
 

@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 
 _COLUMNS = (
     "id, request_id, account_id, front, method, model, outcome, status, streamed, cut,"
-    " started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip"
+    " started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip,"
+    " prompt_tokens, completion_tokens, cached_tokens"
 )
 _ROWS = (128, 16, 4, 1)  # a few sizes only: each of their statements is prepared once
 _MICROSECONDS = "round(? * 1e6)"  # of a record's seconds; a column of integers takes it as one
-_ROW = ", ".join(["?"] * 10 + [_MICROSECONDS] * 3 + ["?"] * 3)
+_ROW = ", ".join(["?"] * 10 + [_MICROSECONDS] * 3 + ["?"] * 6)
 _INSERT_CALLS = {
     rows: f"INSERT INTO calls ({_COLUMNS}) VALUES {', '.join([f'({_ROW})'] * rows)}"  # noqa: S608  # all of it is ours
     for rows in _ROWS
@@ -239,7 +240,8 @@ def _encodable(record: CallRecord) -> CallRecord:
 
 def _record(row: Sequence[Any]) -> CallRecord:  # Any: the table is STRICT, and SQLite vouches for the types
     id_, request_id, account_id, front, method, model, outcome, status = row[:8]
-    streamed, cut, started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip = row[8:]
+    streamed, cut, started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip, *usage = row[8:]
+    prompt_tokens, completion_tokens, cached_tokens = usage
     return CallRecord(
         id=id_,
         request_id=request_id,
@@ -257,4 +259,7 @@ def _record(row: Sequence[Any]) -> CallRecord:  # Any: the table is STRICT, and 
         sent_bytes=sent_bytes,
         cache=cache,
         client_ip=client_ip,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cached_tokens=cached_tokens,
     )

@@ -24,7 +24,7 @@ HELD_BYTES: Final = 65_536
 """How much of a body waits for its reader before the upstream is read no further."""
 
 _SMALL_BYTES: Final = 4096  # what is collected is joined up to this: an object a chunk would cost more than its bytes
-_TAIL_BYTES: Final = 512
+_TAIL_BYTES: Final = 4096
 _WHOLE_TAIL_BYTES: Final = 128  # a read of this size or more is tail enough on its own
 
 # What the next bytes from the upstream are. Plain integers: an enum's members cost a look-up on every read.
@@ -313,7 +313,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The last payload that was relayed: at least some 120 bytes of it, where there were as many.
 
         That is enough for `separator`: the boundary shows in the last four, and an unfinished `data: [DONE]` takes a
-        dozen. One that lies further back has other lines behind it, which no API sends.
+        dozen. One that lies further back has other lines behind it, which no API sends. What comes in smaller reads,
+        as a `[DONE]` does, stands here with up to 4 KB of what came before it: the event that tells the usage, say.
         """
         if self._tail_is_chunk:
             return self._tail[self._tail.index(b"\n") + 1 : -2]

@@ -1,0 +1,51 @@
+"""What an upstream says that a call used: read from the end of its answer, where it stands, without parsing the rest.
+
+Pure: bytes in, a value out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from gateway.types import Usage
+
+MAX_TOKENS: Final = 10**12
+"""More is nonsense, and is counted as so many."""
+
+_REACH_BYTES: Final = 2048
+_COUNT = re.compile(
+    rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens|cached_tokens)"[ \t\r\n]*:[ \t\r\n]*(-?[0-9]{1,30})'
+    rb"(?![0-9.eE])"
+)
+_OPENING = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+
+
+def usage_of(text: bytes) -> Usage | None:
+    """The usage that stands last in a JSON answer, or in the last events of a stream; None where there is none.
+
+    `"usage"` is a name there: within a JSON string its quotes would be escaped. Of chat completions and of completions,
+    embeddings and transcriptions the counts are prompt_tokens and completion_tokens, of responses and images
+    input_tokens and output_tokens (OpenAI's API reference).
+    """
+    at = text.rfind(b'"usage"')
+    while at >= 0:
+        opening = _OPENING.match(text, at)
+        if opening is not None:
+            found = _COUNT.findall(text, opening.end(), opening.end() + _REACH_BYTES)
+            if found:
+                return _usage(dict(reversed(found)))  # of two of one name the first is the usage's own
+        at = text.rfind(b'"usage"', 0, at)  # chunks before the last may say "usage":null
+    return None
+
+
+def _usage(counts: dict[bytes, bytes]) -> Usage | None:
+    prompt = counts.get(b"prompt_tokens", counts.get(b"input_tokens"))
+    completion = counts.get(b"completion_tokens", counts.get(b"output_tokens"))
+    if prompt is None and completion is None:
+        return None
+    return Usage(_clamped(prompt), _clamped(completion), _clamped(counts.get(b"cached_tokens")))
+
+
+def _clamped(count: bytes | None) -> int:
+    return 0 if count is None else min(max(int(count), 0), MAX_TOKENS)
