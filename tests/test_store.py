@@ -438,7 +438,7 @@ class TestOpening:
         connection = apsw.Connection(str(store.path))
         assert connection.execute("PRAGMA journal_mode").get == "wal"
         assert connection.execute("PRAGMA application_id").get == APPLICATION_ID
-        assert connection.execute("PRAGMA user_version").get == 1
+        assert connection.execute("PRAGMA user_version").get == 2
 
     def test_a_store_opens_again_with_what_was_in_it(self, path: Path) -> None:
         """Nothing is created anew."""
@@ -532,6 +532,21 @@ class TestOpening:
         with pytest.raises(ConfigurationError, match=r"gateway\.db: the database is locked by another process"):
             open_store(settings_of(path))
         locker.close()
+
+    def test_a_store_of_the_first_schema_is_brought_up_to_date_with_its_calls(self, path: Path) -> None:
+        with open_store(settings_of(path)) as store:
+            account = store.accounts.add(new_account("acme"))
+            store.append(new_record(account.id))
+        old = apsw.Connection(str(path))
+        for column in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+            old.execute(f"ALTER TABLE calls DROP COLUMN {column}")
+        old.execute("PRAGMA user_version = 1")
+        old.close()
+        with open_store(settings_of(path)) as store:
+            store.append(replace_struct(new_record(account.id), prompt_tokens=3, completion_tokens=4))
+            store.flush()
+            seen = [(record.prompt_tokens, record.completion_tokens, record.cached_tokens) for record in store.calls()]
+        assert seen == [(3, 4, None), (None, None, None)]
 
     def test_two_processes_may_create_a_store_at_once(self, path: Path) -> None:
         """One of them creates it, and all agree on the schema and the pepper."""

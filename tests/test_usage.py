@@ -75,17 +75,17 @@ TEXTS = st.one_of(
 )
 
 
-@given(content=TEXTS, name=TEXTS, prompt=st.integers(0, 10**6), completion=st.integers(0, 10**6), ascii=st.booleans())
+@given(content=TEXTS, name=TEXTS, prompt=st.integers(0, 10**6), completion=st.integers(0, 10**6), escaped=st.booleans())
 def test_no_text_in_an_answer_is_taken_for_its_usage(
-    content: str, name: str, prompt: int, completion: int, ascii: bool
+    content: str, name: str, prompt: int, completion: int, escaped: bool
 ) -> None:
     document: dict[str, object] = {"choices": [{"message": {"content": content, name: content}}]}
-    text = json.dumps(document, ensure_ascii=ascii).encode("utf-8", "replace")
+    text = json.dumps(document, ensure_ascii=escaped).encode("utf-8", "replace")
     if name != "usage":
         assert usage_of(text) is None
     document["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion}
     document["x"] = content
-    text = json.dumps(document, ensure_ascii=ascii).encode("utf-8", "replace")
+    text = json.dumps(document, ensure_ascii=escaped).encode("utf-8", "replace")
     assert usage_of(text) == Usage(prompt, completion)
 
 
