@@ -18,6 +18,8 @@ _COUNT = re.compile(
     rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens|cached_tokens)"[ \t\r\n]*:[ \t\r\n]*(-?[0-9]{1,30})'
     rb"(?![0-9.eE])"
 )
+_PROMPT = frozenset({b"prompt_tokens", b"input_tokens"})
+_COMPLETION = frozenset({b"completion_tokens", b"output_tokens"})
 _OPENING = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
 
 
@@ -34,18 +36,22 @@ def usage_of(text: bytes) -> Usage | None:
         if opening is not None:
             found = _COUNT.findall(text, opening.end(), opening.end() + _REACH_BYTES)
             if found:
-                return _usage(dict(reversed(found)))  # of two of one name the first is the usage's own
+                return _usage(found)
         at = text.rfind(b'"usage"', 0, at)  # chunks before the last may say "usage":null
     return None
 
 
-def _usage(counts: dict[bytes, bytes]) -> Usage | None:
-    prompt = counts.get(b"prompt_tokens", counts.get(b"input_tokens"))
-    completion = counts.get(b"completion_tokens", counts.get(b"output_tokens"))
-    if prompt is None and completion is None:
+def _usage(found: list[tuple[bytes, bytes]]) -> Usage | None:
+    """The usage that these names and numbers tell; of two of one name the first is the usage's own."""
+    prompt = completion = cached = -1
+    for name, digits in found:
+        count = min(max(int(digits), 0), MAX_TOKENS)
+        if name in _PROMPT:
+            prompt = count if prompt < 0 else prompt
+        elif name in _COMPLETION:
+            completion = count if completion < 0 else completion
+        else:
+            cached = count if cached < 0 else cached
+    if prompt < 0 and completion < 0:
         return None
-    return Usage(_clamped(prompt), _clamped(completion), _clamped(counts.get(b"cached_tokens")))
-
-
-def _clamped(count: bytes | None) -> int:
-    return 0 if count is None else min(max(int(count), 0), MAX_TOKENS)
+    return Usage(max(prompt, 0), max(completion, 0), max(cached, 0))
