@@ -61,7 +61,6 @@ class Application:
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.server.trusted_proxies)
         self.draining = False
         self.under_way = 0
-        self.idle = asyncio.Event()  # set when, while draining, the last call has ended
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request that aiohttp read."""
@@ -100,8 +99,6 @@ class Application:
             await self._dispatch(client, valid=valid)  # not a coroutine of its own: one less to step through
         finally:
             self.under_way -= 1
-            if self.draining and not self.under_way:
-                self.idle.set()
         return client.keep_alive and not self.draining
 
     def _dispatch(self, client: Client, *, valid: bool) -> Awaitable[None]:
@@ -228,10 +225,10 @@ async def _drain(application: Application, server: Server, site: web.BaseSite, l
     LOG.info("draining: %d calls under way", application.under_way)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
-            if application.under_way:
-                await application.idle.wait()
             # No transport tells when its last byte has gone.
-            while any(client.unsent_bytes for client in server.clients()):  # noqa: ASYNC110
+            while application.under_way or any(  # noqa: ASYNC110
+                client.unsent_bytes or client.is_receiving for client in server.clients()
+            ):
                 await asyncio.sleep(DRAIN_LOOK_S)
     if application.under_way:
         LOG.warning("%d calls did not finish within %g s and are cut", application.under_way, limit_s)

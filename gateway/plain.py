@@ -152,6 +152,11 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
             self.unsent_bytes, now, settings.write_timeout_s, nothing_added=nothing_added
         )
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request has begun to come and no call has begun yet."""
+        return bool(self._held) and not self._busy
+
     def has_left_unseen(self) -> bool:
         """Whether the client has closed while it was not read on, so that the loop could not see it leave."""
         return self._reading_paused and self.transport is not None and has_left(self.transport)

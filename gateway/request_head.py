@@ -29,13 +29,15 @@ _CONNECTION = {"": True, "keep-alive": True, "close": False}
 
 _NEVER_PLAIN = frozenset(
     {"transfer-encoding", "content-encoding", "expect", "upgrade", "http2-settings", "te", "trailer"}
+    | {"proxy-connection", "sec-websocket-key1"}  # of which llhttp has an opinion
 )
 
 
 class RequestHead:
     """Method, target and headers of one request.
 
-    `target` is the request line's, unchanged. `content_type` is the media type in lower case, without parameters;
+    `target` is the request line's, unchanged. A plain head's Content-Length is not among its `headers`: it belongs to
+    one request, and the head may be that of many. `content_type` is the media type in lower case, without parameters;
     "application/octet-stream" where none is named. `notes` is where a front keeps what it read from the head alone: a
     kept-alive client sends the same head again and again, and then neither has to be read twice.
     """
@@ -97,11 +99,11 @@ class PlainHeads:
         if plain is None:
             return None
         fields = [(name, value.strip(" \t")) for name, _, value in _lines(plain[3])]
-        head = _plain_head(plain[1].decode(), plain[2].decode(), fields)
-        if head is None:
+        read = _plain_head(plain[1].decode(), plain[2].decode(), fields)
+        if read is None:
             return None
-        length = head.headers.get("Content-Length")
-        if length is None:
+        head, length = read
+        if not length:
             self._head, self._before, self._after = head, raw, b""
             return head, size, 0
         start = raw.index(length.encode(), raw.lower().index(b"\r\ncontent-length:"))
@@ -113,11 +115,11 @@ def _lines(raw: bytes) -> list[tuple[str, str, str]]:
     return [line.partition(":") for line in raw.decode().split("\r\n")[1:]]
 
 
-def _plain_head(method: str, target: str, fields: list[tuple[str, str]]) -> RequestHead | None:
-    """The head, if none of its fields makes it more than plain."""
+def _plain_head(method: str, target: str, fields: list[tuple[str, str]]) -> tuple[RequestHead, str] | None:
+    """The head and its Content-Length's digits, if none of its fields makes it more than plain."""
     names = {name.lower() for name, _ in fields}
     headers = CIMultiDict(fields)
-    length = headers.get("Content-Length", "0")
+    length = headers.pop("Content-Length", None)
     keep_alive = _CONNECTION.get(headers.get("Connection", "").lower())
     content_type = media_type(headers)
     if (
@@ -126,13 +128,12 @@ def _plain_head(method: str, target: str, fields: list[tuple[str, str]]) -> Requ
         or not _NEVER_PLAIN.isdisjoint(names)
         or "host" not in names
         or not HOST.fullmatch(headers["Host"])
-        or not _LENGTH.fullmatch(length)
-        or int(length) > PLAIN_BODY_BYTES
+        or (length is not None and (not _LENGTH.fullmatch(length) or int(length) > PLAIN_BODY_BYTES))
         or keep_alive is None
         or content_type.startswith("multipart/")
     ):
         return None
-    return RequestHead(method, target, CIMultiDictProxy(headers), content_type, keep_alive=keep_alive)
+    return RequestHead(method, target, CIMultiDictProxy(headers), content_type, keep_alive=keep_alive), length or ""
 
 
 def media_type(headers: MultiMapping[str]) -> str:

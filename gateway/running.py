@@ -35,7 +35,9 @@ class Runner:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._coroutine: Coroutine[Any, None, bool] | None = None
-        self._waited: object = None  # what the next step waits for
+        # What the next step waits for: a future, a pause's mark, or a task that was made and has not begun. None while
+        # the coroutine runs, and as long as a task runs it.
+        self._waited: object = None
         self._task: asyncio.Task[None] | None = None
 
     def run(self, coroutine: Coroutine[Any, None, bool]) -> None:
@@ -54,13 +56,15 @@ class Runner:
 
     def cancel(self) -> None:
         """Raises CancelledError where the coroutine waits, as a task's cancel() does. Not to be called by itself."""
-        if self._task is not None:
-            self._task.cancel()
-        elif self._waited is not None:
-            waited = self._waited
+        waited = self._waited
+        if waited is not None:
+            if waited is self._task:
+                self._task = None
             self._step(asyncio.CancelledError())
-            if isinstance(waited, asyncio.Future):
+            if isinstance(waited, asyncio.Future):  # a task is one: it has nothing to begin with now
                 waited.cancel()
+        elif self._task is not None:
+            self._task.cancel()
 
     def _step(self, error: BaseException | None) -> None:
         coroutine = self._coroutine
@@ -85,14 +89,18 @@ class Runner:
             waited = object()
             self._loop.call_soon(self.resume, waited)
         elif isinstance(waited, _OwnTask):
-            self._task = self._loop.create_task(self._finish(_Started(coroutine)))
-            return
-        else:  # as a task does
+            # Not by the loop's factory, which may make tasks that begin at once, within this very step.
+            waited = self._task = asyncio.Task(self._finish(_Started(coroutine)), loop=self._loop)
+        elif asyncio.isfuture(waited):  # as a task does
             waited._asyncio_future_blocking = False  # noqa: SLF001
             waited.add_done_callback(self.resume)
+        else:
+            self._step(RuntimeError(f"a call cannot wait for {type(waited).__name__}"))
+            return
         self._waited = waited
 
     async def _finish(self, started: _Started) -> None:
+        self._waited = None
         try:
             well = await started
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001  # nobody awaits it

@@ -156,6 +156,11 @@ class ClientConnection(ClientSide, web.RequestHandler):
             self.unsent_bytes, now, settings.write_timeout_s, nothing_added=nothing_added
         )
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request has begun to come and no call has begun yet: aiohttp begins one with its head."""
+        return False
+
     def has_left_unseen(self) -> bool:
         """Whether the client has closed while its body was not read on, so that the loop could not see it leave."""
         return self._reading_paused and self.transport is not None and has_left(self.transport)
@@ -252,8 +257,9 @@ class Server(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's own signature
         """Ends every connection, with whatever is under way on it."""
-        for connection in (*self.plain,):
-            connection.end()
+        for connection in self.plain:
+            self._loop.call_soon(connection.end)  # not here: this is a task, and no call's own
+        await asyncio.sleep(0)
         await super().shutdown(timeout)
 
     def _look(self, client: ClientConnection | PlainConnection, now: float) -> None:

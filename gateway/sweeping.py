@@ -48,9 +48,11 @@ class Sweeper(Generic[Item]):
     def _go_on(self, items: Sequence[Item], start: int) -> None:
         now = monotonic()
         end = start + SLICE
-        for item in items[start:end]:
-            self._look(item, now)
-        if end < len(items):
-            self._timer = self._loop.call_soon(self._go_on, items, end)
-        else:
-            self._timer = self._loop.call_later(self._period_s, self._begin)
+        try:
+            for item in items[start:end]:
+                self._look(item, now)
+        finally:  # one that fails must not end everybody's deadlines
+            if end < len(items):
+                self._timer = self._loop.call_soon(self._go_on, items, end)
+            else:
+                self._timer = self._loop.call_later(self._period_s, self._begin)

@@ -113,11 +113,14 @@ class TranslationContext:
 
 
 class Usage(PerCall, frozen=True):
-    """The tokens of one call, as its upstream counted them; `cached_tokens` are a part of the prompt's."""
+    """The tokens of one call, as its upstream counted them; None is what it did not tell.
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
+    `cached_tokens` are a part of the prompt's.
+    """
+
+    prompt_tokens: int | None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 class CallRecord(PerCall, frozen=True):

@@ -20,7 +20,7 @@ _COUNT = re.compile(
 )
 _PROMPT = frozenset({b"prompt_tokens", b"input_tokens"})
 _COMPLETION = frozenset({b"completion_tokens", b"output_tokens"})
-_OPENING = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+_OPENING = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*(\{|null)')
 
 
 def usage_of(text: bytes) -> Usage | None:
@@ -34,24 +34,21 @@ def usage_of(text: bytes) -> Usage | None:
     while at >= 0:
         opening = _OPENING.match(text, at)
         if opening is not None:
-            found = _COUNT.findall(text, opening.end(), opening.end() + _REACH_BYTES)
-            if found:
-                return _usage(found)
-        at = text.rfind(b'"usage"', 0, at)  # chunks before the last may say "usage":null
+            found = _COUNT.findall(text, opening.end(), opening.end() + _REACH_BYTES) if opening[1] == b"{" else []
+            return _usage(found)
+        at = text.rfind(b'"usage"', 0, at)  # that one was a text, or a caller's own name for one, as in metadata
     return None
 
 
 def _usage(found: list[tuple[bytes, bytes]]) -> Usage | None:
     """The usage that these names and numbers tell; of two of one name the first is the usage's own."""
-    prompt = completion = cached = -1
+    prompt = completion = cached = None
     for name, digits in found:
         count = min(max(int(digits), 0), MAX_TOKENS)
         if name in _PROMPT:
-            prompt = count if prompt < 0 else prompt
+            prompt = count if prompt is None else prompt
         elif name in _COMPLETION:
-            completion = count if completion < 0 else completion
+            completion = count if completion is None else completion
         else:
-            cached = count if cached < 0 else cached
-    if prompt < 0 and completion < 0:
-        return None
-    return Usage(max(prompt, 0), max(completion, 0), max(cached, 0))
+            cached = count if cached is None else cached
+    return None if prompt is None and completion is None else Usage(prompt, completion, cached)

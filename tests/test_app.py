@@ -155,6 +155,21 @@ async def test_idle_connections_and_slow_requests_do_not_hold_up_the_end(short_l
     other.close()
 
 
+async def test_a_request_that_has_half_arrived_is_taken_and_answered(short_lived: Gateway) -> None:
+    async with Chaos(json_answer({"ok": 1}), port=short_lived.upstream_port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", short_lived.port)
+        request = request_bytes("POST", "/v1/responses", b'{"a":1}', {"Authorization": f"Bearer {short_lived.token}"})
+        writer.write(request[:-3])
+        await call(short_lived, "GET", "/healthz")  # the loop has gone round
+        short_lived.process.send_signal(signal.SIGTERM)
+        await refuses_connections(short_lived)
+        writer.write(request[-3:])
+        got = parse_answer(await read_to_end(reader))
+        assert (got.status, got.headers["connection"]) == (200, "close")
+        assert await ended(short_lived) == 0
+        writer.close()
+
+
 async def test_a_call_that_ends_within_the_drain_is_in_the_log(short_lived: Gateway) -> None:
     go_on = asyncio.Event()
     async with Chaos([ReadBody(), WaitFor(go_on), json_answer({})], port=short_lived.upstream_port) as upstream:

@@ -145,6 +145,22 @@ async def test_what_was_read_of_one_head_is_not_taken_for_another(gateway: Gatew
     assert [exchange.target for exchange in chaos.exchanges] == ["/v1/a"] * 3
 
 
+async def test_uploads_of_different_lengths_on_one_connection_stay_apart(gateway: Gateway) -> None:
+    """Their heads differ in the length alone, and the upstream must be told each one's own."""
+    fields = {"Authorization": f"Bearer {gateway.token}", "Content-Type": "application/sdp"}
+    bodies = [b"A" * 10, b"B" * 10 + request_bytes("GET", "/v1/smuggled"), b"C" * 5, b"", b"D" * 70_000]
+    async with Chaos(echo, port=gateway.upstream_port) as chaos, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=MEGABYTE)
+        for body in bodies:
+            writer.write(
+                request_bytes("POST", "/v1/realtime/calls", body, {**fields, "Content-Length": str(len(body))})
+            )
+            assert (await reader.readuntil(b'"}')).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert [bytes(exchange.body) for exchange in chaos.exchanges] == bodies
+    assert {exchange.target for exchange in chaos.exchanges} == {"/v1/realtime/calls"}
+
+
 async def test_a_stopped_account_is_refused_on_a_connection_that_it_has_used(gateway: Gateway) -> None:
     added = gateway.cli("accounts", "add", "stopped-soon", "--key", "soon", "--secret", "soon-secret")
     assert "soon-secret" in added

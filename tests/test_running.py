@@ -162,6 +162,45 @@ async def test_cancelling_ends_the_coroutine_wherever_it_waits(
     assert runner.ends == [False]
 
 
+async def test_a_task_that_has_not_begun_is_cancelled_with_its_coroutine(runner: Recorder) -> None:
+    """The client may leave between the step that asks for a task and the task's first own."""
+    cleaned = []
+
+    async def coroutine() -> bool:
+        try:
+            await own_task()
+        finally:
+            cleaned.append(True)
+        return True
+
+    def work() -> None:
+        runner.run(coroutine())
+        assert (runner.ends, cleaned) == ([], [])
+        runner.cancel()
+        assert (runner.ends, cleaned) == ([False], [True])
+
+    await in_a_callback(work)
+    await asyncio.sleep(0.01)
+    assert (runner.ends, cleaned) == ([False], [True])
+    await in_a_callback(lambda: runner.run(coroutine()))  # the next call is none the worse for it
+    await asyncio.sleep(0.01)
+    assert (runner.ends, cleaned) == ([False, True], [True, True])
+
+
+async def test_what_nobody_can_wait_for_is_an_error_of_its_coroutine(runner: Recorder) -> None:
+    class Odd:
+        def __await__(self) -> Iterator[object]:
+            yield "odd"
+
+    async def coroutine() -> bool:
+        with pytest.raises(RuntimeError, match="cannot wait for str"):
+            await Odd()  # type: ignore[misc]  # not even a generator
+        return True
+
+    await in_a_callback(lambda: runner.run(coroutine()))
+    assert runner.ends == [True]
+
+
 async def test_a_coroutine_may_clean_up_slowly_when_it_is_cancelled(runner: Recorder) -> None:
     settled = Waiter()
 

@@ -37,13 +37,13 @@ RESPONSES = {
     [
         (CHAT, Usage(19, 10, 7)),
         (RESPONSES, Usage(36, 87, 5)),
-        ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8, 0)),
-        ({"completion_tokens": 3}, Usage(0, 3)),
+        ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8)),
+        ({"completion_tokens": 3}, Usage(None, 3)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),  # zero is not missing
         ({"prompt_tokens": -5, "completion_tokens": 10**20}, Usage(0, MAX_TOKENS)),
-        ({"prompt_tokens": 5, "x": {"prompt_tokens": 6}}, Usage(5, 0)),
+        ({"prompt_tokens": 5, "x": {"prompt_tokens": 6}}, Usage(5)),
         ({"prompt_tokens": 1.5, "completion_tokens": "7"}, None),
-        ({"prompt_tokens": 15e3, "completion_tokens": 2}, Usage(0, 2)),
+        ({"prompt_tokens": 15e3, "completion_tokens": 2}, Usage(None, 2)),
         ({"seconds": 3}, None),
         ({}, None),
         (None, None),
@@ -64,10 +64,17 @@ def test_an_answer_without_usage_has_none() -> None:
     assert usage_of(b'{"text": "usage", "prompt_tokens": 5}') is None
 
 
-def test_the_usage_that_comes_last_counts_and_null_is_passed_over() -> None:
-    events = [{"usage": {"prompt_tokens": 1, "completion_tokens": 1}}, {"usage": CHAT}, {"usage": None}]
+def test_the_usage_that_comes_last_counts() -> None:
+    events = [{"usage": None}, {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}, {"usage": CHAT}]
     stream = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
     assert usage_of(stream + b"data: [DONE]\n\n") == Usage(19, 10, 7)
+
+
+def test_what_a_caller_had_echoed_is_not_taken_for_the_usage() -> None:
+    tools = [{"parameters": {"properties": {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}}}]
+    response = {"tools": tools, "usage": RESPONSES, "metadata": {"usage": "free", "prompt_tokens": "0"}}
+    assert usage_of(json.dumps(response).encode()) == Usage(36, 87, 5)
+    assert usage_of(json.dumps({**response, "usage": None}).encode()) is None
 
 
 TEXTS = st.one_of(
@@ -133,7 +140,7 @@ async def test_what_was_used_stands_in_the_call_log(gateway: Gateway) -> None:
     await asyncio.sleep(0.3)  # the writer gathers
     seen = [tokens(row) for row in rows(gateway, 8)]
     none = (None, None, None)
-    assert seen == [(8, 0, 0), none, *[(19, 10, 7)] * 4, (36, 87, 5), none]
+    assert seen == [(8, None, None), none, *[(19, 10, 7)] * 4, (36, 87, 5), none]
 
 
 async def test_the_usage_is_found_wherever_the_end_of_a_stream_is_cut(gateway: Gateway) -> None:

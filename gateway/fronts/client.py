@@ -156,6 +156,8 @@ class Client:
     @property
     def content_length(self) -> int | None:
         """The body's announced length in bytes; None for a chunked one, and for one that arrives compressed."""
+        if self.content is None:
+            return len(self.body)
         # aiohttp decompresses on the way in: of such a body only the packed length is announced.
         if "Content-Encoding" in self.head.headers:
             return None

@@ -215,7 +215,10 @@ class UpstreamConnection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             self._waiter = Waiter(loop=self._pool.loop)
-            await self._waiter
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         return self.head
 
     def whole_body(self, limit_bytes: int) -> bytes | None:

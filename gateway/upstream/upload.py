@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from gateway.errors import GatewayError
 from gateway.running import own_task
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection
@@ -32,8 +33,18 @@ async def answer_to_upload(link: UpstreamConnection, pieces: AsyncIterator[bytes
 
 async def _send(link: UpstreamConnection, pieces: AsyncIterator[bytes], length: int | None) -> None:
     link.request_whole = False
+    sent = 0
     async for piece in pieces:
+        sent += len(piece)
+        if length is not None and sent > length:
+            raise _not_as_announced()  # the upstream would take the rest for a request
         await link.send_more(frame(piece) if length is None else piece)
     if length is None:
         await link.send_more(LAST_CHUNK)
+    elif sent < length:
+        raise _not_as_announced()
     link.request_whole = True
+
+
+def _not_as_announced() -> GatewayError:
+    return GatewayError("4003", "the request's body is not as long as its head says")
