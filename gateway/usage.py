@@ -18,6 +18,11 @@ _COUNT = re.compile(
     rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens|cached_tokens)"[ \t\r\n]*:[ \t\r\n]*(-?[0-9]{1,30})'
     rb"(?![0-9.eE])"
 )
+# As OpenAI writes it, and nearly everyone after it: one match instead of a list of findings.
+_CHAT = re.compile(
+    rb'"usage": ?\{"prompt_tokens": ?([0-9]{1,12}), ?"completion_tokens": ?([0-9]{1,12}), ?"total_tokens": ?[0-9]+'
+    rb'(?:\}|, ?"prompt_tokens_details": ?\{"cached_tokens": ?([0-9]{1,12})[,}])'
+)
 _PROMPT = frozenset({b"prompt_tokens", b"input_tokens"})
 _COMPLETION = frozenset({b"completion_tokens", b"output_tokens"})
 _OPENING = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*(\{|null)')
@@ -31,6 +36,9 @@ def usage_of(text: bytes) -> Usage | None:
     input_tokens and output_tokens (OpenAI's API reference).
     """
     at = text.rfind(b'"usage"')
+    if at >= 0 and (chat := _CHAT.match(text, at)) is not None:
+        prompt, completion, cached = chat.groups()
+        return Usage(int(prompt), int(completion), None if cached is None else int(cached))
     while at >= 0:
         opening = _OPENING.match(text, at)
         if opening is not None:

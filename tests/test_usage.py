@@ -36,6 +36,8 @@ RESPONSES = {
     ("usage", "expected"),
     [
         (CHAT, Usage(19, 10, 7)),
+        ({"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}, Usage(5, 6)),
+        ({**CHAT, "prompt_tokens_details": None}, Usage(19, 10)),
         (RESPONSES, Usage(36, 87, 5)),
         ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8)),
         ({"completion_tokens": 3}, Usage(None, 3)),
