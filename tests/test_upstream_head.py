@@ -74,6 +74,10 @@ NONSENSE = {
     "a bare LF before the framing": b"HTTP/1.1 200 OK\r\nX: a\nTransfer-Encoding: chunked\r\n\r\n",
     "a folded line": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
     "a folded length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n 2\r\n\r\n",
+    "a bare LF behind the status": b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\r\n\r\n",
+    "a bare CR behind the status": b"HTTP/1.1 200 OK\rTransfer-Encoding: chunked\r\n\r\n",
+    "a value behind a bare LF": b"HTTP/1.1 200 OK\r\nX:\nTransfer-Encoding: chunked\r\n\r\n",
+    "a fold at the beginning": b"HTTP/1.1 200 OK\r\n Content-Length: 2\r\n\r\n",
     "a NUL": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\0\r\n\r\n",
     "too many headers": head(200, *[("X", "1")] * (MAX_HEADERS + 1)),
 }
