@@ -93,8 +93,7 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         if not self._busy and not self._held:
             self._read(data)
             return
-        self._held.append(data)
-        self._held_bytes += len(data)
+        self._hold(data)
         if not self._busy:
             if self._held_bytes >= self._needed_bytes:
                 self._read_held()

@@ -21,10 +21,10 @@ from gateway import __version__
 from gateway.config import ServerSettings
 from gateway.errors import GatewayError
 from gateway.plain import PlainConnection
-from gateway.request_head import RequestHead
+from gateway.request_head import PLAIN_BODY_BYTES, RequestHead
 from gateway.server import ClientConnection
 
-SMALL_BODY_BYTES = 1_048_576
+SMALL_BODY_BYTES = PLAIN_BODY_BYTES  # a plain request's body is read before anything else is known
 """A body up to this size is read before the account is known; a larger one only after (contract, section 1)."""
 
 DAMAGED_BODY = (web.RequestPayloadError, web.HTTPException, HttpProcessingError)
