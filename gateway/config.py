@@ -18,8 +18,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gateway.config_checks import (
+    amount_fault,
     base_url_fault,
     cidr_fault,
+    code_fault,
     header_fault,
     name_fault,
     origin_fault,
@@ -36,8 +38,13 @@ from gateway.errors import ConfigurationError
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 PositiveBytes = Annotated[int, Meta(ge=1)]
+Days = Annotated[float, Meta(ge=0, le=36_500)]
+Count = Annotated[int, Meta(ge=0, le=10_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 NodeId = Annotated[int, Meta(ge=0, le=1023)]
+
+AMOUNTS = ("per_call", "per_1k_prompt", "per_1k_cached", "per_1k_completion", "per_image", "per_second")
+"""The keys of a price that are amounts."""
 
 ENVIRONMENT_PREFIX = "GATEWAY_"
 RESERVED_ENVIRONMENT = frozenset({"GATEWAY_CONFIG"})
@@ -76,6 +83,8 @@ class StoreSettings(Section, frozen=True):
     url: str = "sqlite:///gateway.db"
     pepper_file: str = ""  # empty: beside the database
     pepper_env: str = ""
+    keep_calls_days: Days = 90.0  # 0: for ever
+    patience_s: PositiveSeconds = 30.0
 
 
 class SharedSettings(Section, frozen=True):
@@ -99,6 +108,51 @@ class UpstreamSettings(Section, frozen=True):
     max_answer_bytes: PositiveBytes = 67_108_864
     ca_file: str = ""
     pass_headers: tuple[str, ...] = ()
+    ask_usage: bool = True
+    client_left: Literal["cancel", "drain"] = "cancel"
+    drain_s: PositiveSeconds = 60.0
+    drain_bytes: PositiveBytes = 4_194_304
+    upstream_cut: Literal["nothing", "delivered"] = "nothing"
+
+
+class PriceSettings(Section, frozen=True):
+    """A row of the price list; the first that matches counts. Amounts are decimal strings of the currency unit."""
+
+    method: Annotated[str, Meta(min_length=1)] = "*"  # a glob
+    model: Annotated[str, Meta(min_length=1)] = "*"  # a glob
+    list: str = ""  # of accounts; empty: of all
+    per_call: str = "0"
+    per_1k_prompt: str = "0"
+    per_1k_cached: str = ""  # empty: as the rest of the prompt
+    per_1k_completion: str = "0"
+    per_image: str = "0"
+    per_second: str = "0"
+    max_prompt_tokens: Count = 128_000
+    max_completion_tokens: Count = 16_384
+    max_seconds: Count = 3_600
+
+
+class ChargingSettings(Section, frozen=True):
+    """How calls are charged where there is a price list."""
+
+    unpriced: Literal["refused", "free"] = "refused"
+    charged: tuple[str, ...] = ("0000", "2000")
+    stream_hold: Literal["greatest", "running"] = "greatest"
+    running_tokens: Count = 1_000
+    tokenizer: str = ""  # of tiktoken; empty: by script
+
+
+class LimitsSettings(Section, frozen=True):
+    """Limits that are not an account's own."""
+
+    failed_logins_per_minute: Annotated[int, Meta(ge=0, le=1_000_000)] = 60  # from one address; 0: any number
+
+
+class IdempotencySettings(Section, frozen=True):
+    """Answers that are kept for a repeated `Idempotency-Key`."""
+
+    keep_hours: Annotated[float, Meta(gt=0, le=8_784)] = 24.0
+    max_answer_bytes: PositiveBytes = 1_048_576
 
 
 class DefaultsSettings(Section, frozen=True):
@@ -155,6 +209,10 @@ class Settings(Section, frozen=True):
     store: StoreSettings = StoreSettings()
     shared: SharedSettings = SharedSettings()
     upstream: tuple[UpstreamSettings, ...] = ()
+    price: tuple[PriceSettings, ...] = ()
+    charging: ChargingSettings = ChargingSettings()
+    limits: LimitsSettings = LimitsSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     defaults: DefaultsSettings = DefaultsSettings()
     methods: MethodsSettings = MethodsSettings()
     plugins: PluginsSettings = PluginsSettings()
@@ -233,8 +291,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _variables() -> dict[str, tuple[str, str, Any]]:
-    """Every environment name: its section, key and type. `upstream` stands for the first one."""
+    """Every environment name: its section, key and type. `upstream` stands for the first one; prices have none."""
     sections = {name: UpstreamSettings if name == "upstream" else type_ for name, type_ in key_types(Settings).items()}
+    del sections["price"]
     return {
         f"{ENVIRONMENT_PREFIX}{section}__{key}".upper(): (section, key, type_)
         for section, section_type in sections.items()
@@ -283,15 +342,20 @@ def _settings(raw: dict[str, Any], source: Source) -> Settings:
     if not isinstance(upstreams, list) or not upstreams:
         source.fault("upstream", "expected at least one table, written [[upstream]]")
         upstreams = []
+    prices = raw.get("price", [])
+    if not isinstance(prices, list):
+        source.fault("price", "expected tables, each written [[price]]")
+        prices = []
     values: dict[str, Any] = {
         name: read_section(raw.get(name, {}), type_, name, source)
         for name, type_ in sections.items()
-        if name != "upstream"
+        if name not in {"upstream", "price"}
     }
     return Settings(
         upstream=tuple(
             read_section(table, UpstreamSettings, f"upstream[{i}]", source) for i, table in enumerate(upstreams)
         ),
+        price=tuple(read_section(table, PriceSettings, f"price[{i}]", source) for i, table in enumerate(prices)),
         **values,
     )
 
@@ -349,7 +413,10 @@ def _check(settings: Settings, source: Source) -> None:
         ("shared.url", [settings.shared.url], shared_fault),
         ("defaults.timezone", [settings.defaults.timezone], timezone_fault),
         ("plugins.directory", [settings.plugins.directory], path_fault),
+        ("charging.charged", settings.charging.charged, code_fault),
     ]
+    for i, price in enumerate(settings.price):
+        checks += [(f"price[{i}].{key}", [getattr(price, key)], amount_fault) for key in AMOUNTS]
     for i, upstream in enumerate(settings.upstream):
         checks += _upstream_checks(f"upstream[{i}]", upstream, [other.name for other in settings.upstream[:i]])
     unread = frozenset(source.faults)  # they hold their defaults, of which there is nothing to say

@@ -8,6 +8,9 @@ from ipaddress import ip_network
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
+from gateway.amounts import amount_micros
+from gateway.errors import ERROR_CODES
+
 _NEVER_PASSED = frozenset({
     "authorization", "connection", "content-length", "cookie", "expect", "host", "keep-alive", "proxy-authorization",
     "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -84,3 +87,19 @@ def timezone_fault(name: str) -> str | None:
 
 def shared_fault(url: str) -> str | None:
     return None if url == "memory:" else f"{scheme(url)} is not supported yet; allowed: memory:"
+
+
+def amount_fault(text: str) -> str | None:
+    """An empty text stands for another key's amount."""
+    if not text:
+        return None
+    try:
+        amount_micros(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def code_fault(code: str) -> str | None:
+    dispatched = [row.code for row in ERROR_CODES.values() if row.dispatched]
+    return None if code in dispatched else f"{code[:20]!r} is not one of {', '.join(dispatched)}"

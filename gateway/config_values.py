@@ -78,6 +78,8 @@ def _allowed(type_: Any) -> str:
         return "a list of texts"
     if origin is dict:
         return 'a table of texts such as {"a" = "b"}'
+    if type_ is bool:
+        return "true or false"
     if origin is not Annotated:
         return "a text"
     plain, meta = get_args(type_)

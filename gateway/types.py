@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 import orjson
@@ -62,9 +62,12 @@ class Account:
     allow_from: tuple[IPv4Network | IPv6Network, ...] = ()  # empty: from anywhere
     concurrency: int | None = None
     per_minute: int | None = None
+    tokens_per_minute: int | None = None
     per_day: int | None = None
     total: int | None = None
-    balance_micros: int = 0
+    price_list: str = ""  # of the configuration's prices; empty: those for everyone
+    balance_micros: int = 0  # as it was when the account was read: what counts is in the store
+    held_micros: int = 0  # likewise
     created_at: float = 0.0
 
 
@@ -123,6 +126,10 @@ class Usage(PerCall, frozen=True):
     cached_tokens: int | None = None
 
 
+Settled: TypeAlias = Literal["free", "exact", "estimated", "unknown"]
+"""How a call's charge came about: nothing was held for it; by the upstream's count; by ours; its process died."""
+
+
 class CallRecord(PerCall, frozen=True):
     """One row of the call log: written once, when the call has ended.
 
@@ -149,6 +156,9 @@ class CallRecord(PerCall, frozen=True):
     prompt_tokens: int | None = None  # as the upstream counted them; None: it said nothing
     completion_tokens: int | None = None
     cached_tokens: int | None = None  # of the prompt's
+    charge_micros: int = 0
+    shortfall_micros: int = 0  # what was used beyond the hold and the balance, and is not charged
+    settled: Settled = "free"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,15 @@ _FIELDS = (
     "allow_from",
     "concurrency",
     "per_minute",
+    "tokens_per_minute",
     "per_day",
     "total",
-    "balance_micros",
+    "price_list",
     "created_at",
 )
 # Never falls back, since deleted accounts stay as tombstones.
 _NEXT_REVISION = "(SELECT coalesce(max(revision), 0) + 1 FROM accounts)"
-_SELECT = f"SELECT id, {', '.join(_FIELDS)} FROM accounts"  # noqa: S608  # our own column names
+_SELECT = f"SELECT id, {', '.join(_FIELDS)}, balance_micros, held_micros FROM accounts"  # noqa: S608  # our own names
 _INSERT = (
     f"INSERT INTO accounts ({', '.join(_FIELDS)}, pepper_id, revision)"  # noqa: S608  # as above
     f" VALUES ({', '.join('?' for _ in _FIELDS)}, ?, {_NEXT_REVISION})"
@@ -42,9 +43,11 @@ _UPDATE = (
     f"UPDATE accounts SET {', '.join(f'{name} = ?' for name in _FIELDS)},"  # noqa: S608  # as above
     f" pepper_id = ?, revision = {_NEXT_REVISION} WHERE id = ?"
 )
+_ADD_ENTRY = "INSERT INTO entries (account_id, kind, amount_micros, at_us) VALUES (?, 'topup', ?, ?)"
+_ADD_BALANCE = "UPDATE accounts SET balance_micros = balance_micros + ? WHERE id = ?"
 _DELETE = f"UPDATE accounts SET deleted_at = ?, secret_digest = x'', revision = {_NEXT_REVISION} WHERE id = ?"  # noqa: S608
 
-_MAX_INT64 = 2**63 - 1
+_MAX_MICROS = 2**62  # no sum of a balance and one more amount leaves 64 bits
 
 
 @contextmanager
@@ -71,21 +74,29 @@ class AccountsTable:
     def add(self, account: Account) -> Account:
         """Stores a new account and returns it with the id it was given; a `created_at` of zero becomes now.
 
-        AccountExistsError if the name or the key is taken.
+        Its balance is its first entry. AccountExistsError if the name or the key is taken.
         """
         values = _values(account)
         values[-1] = account.created_at or time.time()
         with self._changing(account.name):
             self._connection.execute(_INSERT, (*values, self._pepper_id))
+            if account.balance_micros:
+                self._pay_in(self._named(account.name), account.balance_micros)
             return self._named(account.name)
 
+    def top_up(self, name: str, amount_micros: int) -> Account:
+        """Adds to the balance what an account paid in, as an entry of the books; a negative amount takes it back."""
+        with self._changing(name):
+            self._pay_in(self._named(name), amount_micros)
+            return self._named(name)
+
     def update(self, name: str, change: Callable[[Account], Account]) -> Account:
-        """Applies `change` to what the account is now and returns what it has become."""
+        """Applies `change` to what the account is now and returns what it has become. Money is `top_up`'s business."""
         with self._changing(name):
             before = self._named(name)
             after = change(before)
             self._connection.execute(_UPDATE, (*_values(after), self._pepper_id, before.id))
-            return after
+            return self._named(after.name)
 
     def delete(self, name: str) -> None:
         """Leaves a tombstone without the secret; name and key are free again."""
@@ -128,6 +139,12 @@ class AccountsTable:
             except apsw.ConstraintError as error:
                 raise AccountExistsError(f"the name or the key of {name!r} belongs to another account") from error
 
+    def _pay_in(self, account: Account, amount_micros: int) -> None:
+        if not -_MAX_MICROS <= account.balance_micros + amount_micros <= _MAX_MICROS:
+            raise StoreError(f"the balance of {account.name!r} would be beyond what can be stored")
+        self._connection.execute(_ADD_ENTRY, (account.id, amount_micros, time.time_ns() // 1000))
+        self._connection.execute(_ADD_BALANCE, (amount_micros, account.id))
+
     def _named(self, name: str) -> Account:
         row = self._connection.execute(f"{_SELECT} WHERE name = ? AND deleted_at IS NULL", (name,)).fetchone()
         if row is None:
@@ -151,8 +168,6 @@ def converted_errors() -> Iterator[None]:
 
 
 def _values(account: Account) -> list[apsw.SQLiteValue]:
-    if not -_MAX_INT64 <= account.balance_micros <= _MAX_INT64:
-        raise StoreError(f"the balance of {account.name!r} would be beyond what can be stored")
     return [
         account.name,
         account.key,
@@ -164,18 +179,17 @@ def _values(account: Account) -> list[apsw.SQLiteValue]:
         orjson.dumps([str(network) for network in account.allow_from]).decode(),
         account.concurrency,
         account.per_minute,
+        account.tokens_per_minute,
         account.per_day,
         account.total,
-        account.balance_micros,
+        account.price_list,
         account.created_at,
     ]
 
 
 def _account(row: Sequence[Any]) -> Account:  # Any: the tables are STRICT, and SQLite vouches for the types
-    id_, name, key, digest, stopped, expires_at, methods, stopped_methods, allow_from, *limits, balance, created_at = (
-        row
-    )
-    concurrency, per_minute, per_day, total = limits
+    id_, name, key, digest, stopped, expires_at, methods, stopped_methods, allow_from, *rest = row
+    concurrency, per_minute, tokens_per_minute, per_day, total, price_list, created_at, balance, held = rest
     return Account(
         id=id_,
         name=name,
@@ -188,8 +202,11 @@ def _account(row: Sequence[Any]) -> Account:  # Any: the tables are STRICT, and 
         allow_from=tuple(ip_network(network) for network in orjson.loads(allow_from)),
         concurrency=concurrency,
         per_minute=per_minute,
+        tokens_per_minute=tokens_per_minute,
         per_day=per_day,
         total=total,
+        price_list=price_list,
         balance_micros=balance,
+        held_micros=held,
         created_at=created_at,
     )

@@ -1,0 +1,197 @@
+"""What calls cost: the price list, the greatest cost of a call before it is made, and its cost once it is known.
+
+Pure arithmetic on integers: amounts are millionths of the currency unit. Knows no store and no connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+
+from gateway.amounts import amount_micros
+from gateway.config import ChargingSettings, PriceSettings
+from gateway.types import Arguments, Call, JsonValue, PerCall, Usage
+
+MAX_TOKENS = 10_000_000
+"""More tokens than any model takes or gives: what a caller names beyond is cut to it."""
+
+_MAX_KNOWN = 4096  # results of look-ups that are remembered; callers choose models' names
+_MAX_NAME_CHARS = 256
+_NOT_IN_BYTES = re.compile(
+    rb'"(?:image_url|input_audio|file|file_id|file_data|previous_response_id|conversation)"\s*:'
+    rb'|"type"\s*:\s*"(?:input_\w+|file_search|web_search\w*|code_interpreter|mcp)"'
+    rb"|\\u00[2-7]"
+)
+"""Arguments by which a prompt can grow beyond its own bytes: pictures, sounds, files, what the upstream remembers. An
+escape of an ASCII character, which nobody needs, could hide one of their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A row of the price list, in millionths; `per_1k_…` of a thousand tokens. The bounds are for what is held."""
+
+    per_call: int = 0
+    per_1k_prompt: int = 0
+    per_1k_cached: int = 0
+    per_1k_completion: int = 0
+    per_image: int = 0
+    per_second: int = 0
+    max_prompt_tokens: int = 128_000
+    max_completion_tokens: int = 16_384
+    max_seconds: int = 3_600
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether what a call costs depends on its tokens."""
+        return bool(self.per_1k_prompt or self.per_1k_cached or self.per_1k_completion)
+
+    def cost(self, use: Use) -> int:
+        """What a use costs, rounded up to the next millionth, once for all of it."""
+        prompt, completion, cached = tokens_of(use.usage)
+        thousandths = (
+            (prompt - cached) * self.per_1k_prompt + cached * self.per_1k_cached + completion * self.per_1k_completion
+        )
+        seconds = -(-use.milliseconds * self.per_second // 1000)
+        return self.per_call + -(-thousandths // 1000) + use.images * self.per_image + seconds
+
+
+class Use(PerCall, frozen=True):
+    """What a call used, or may use at most. `estimated`: a part of it was counted by us."""
+
+    usage: Usage | None = None
+    images: int = 0
+    milliseconds: int = 0  # of sound
+    estimated: bool = False
+
+
+NOTHING = Use()
+
+
+def tokens_of(usage: Usage | None) -> tuple[int, int, int]:
+    """Prompt, completion and cached tokens; absurd ones clamped: none is negative, the cached are of the prompt's."""
+    if usage is None:
+        return 0, 0, 0
+    prompt = max(usage.prompt_tokens or 0, 0)
+    return prompt, max(usage.completion_tokens or 0, 0), min(max(usage.cached_tokens or 0, 0), prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    price_list: str
+    takes_method: Callable[[str], object]
+    takes_model: Callable[[str], object] | None  # None: any, and a call without one
+    price: Price
+
+
+class Prices:
+    """The price list. An empty one means that calls are free."""
+
+    def __init__(self, rows: Iterable[PriceSettings]) -> None:
+        self._rows = [_row(row) for row in rows]
+        self._known: dict[tuple[str, str, str | None], Price | None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def find(self, price_list: str, method: str, model: str | None) -> Price | None:
+        """The first row for this account's list, method and model."""
+        key = (price_list, method, model)
+        try:
+            return self._known[key]
+        except KeyError:
+            pass
+        price = next((row.price for row in self._matching(price_list, method) if _takes(row, model)), None)
+        if len(method) + len(model or "") <= _MAX_NAME_CHARS:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = price
+        return price
+
+    def possible(self, price_list: str, method: str) -> list[Price]:
+        """Every price that the method may have, whatever the model: that of an upload is not known at its start."""
+        return [row.price for row in self._matching(price_list, method)]
+
+    def _matching(self, price_list: str, method: str) -> Iterable[_Row]:
+        return (row for row in self._rows if row.price_list in {"", price_list} and row.takes_method(method))
+
+
+def _takes(row: _Row, model: str | None) -> bool:
+    return row.takes_model is None or (model is not None and row.takes_model(model) is not None)
+
+
+def _row(settings: PriceSettings) -> _Row:
+    return _Row(
+        settings.list,
+        re.compile(translate(settings.method)).match,
+        None if settings.model == "*" else re.compile(translate(settings.model)).match,
+        price_of(settings),
+    )
+
+
+def price_of(settings: PriceSettings) -> Price:
+    """A row's amounts as integers. ValueError for what is no amount."""
+    prompt = _micros(settings.per_1k_prompt)
+    return Price(
+        per_call=_micros(settings.per_call),
+        per_1k_prompt=prompt,
+        per_1k_cached=_micros(settings.per_1k_cached) if settings.per_1k_cached else prompt,
+        per_1k_completion=_micros(settings.per_1k_completion),
+        per_image=_micros(settings.per_image),
+        per_second=_micros(settings.per_second),
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_completion_tokens=settings.max_completion_tokens,
+        max_seconds=settings.max_seconds,
+    )
+
+
+def _micros(text: str) -> int:
+    return amount_micros(text) if text else 0
+
+
+def greatest_use(price: Price, call: Call, *, running_tokens: int | None = None) -> Use:
+    """The most that a call can use, for its hold.
+
+    A token is at least a byte, so the arguments' length bounds a prompt that is nothing but text. `running_tokens`: so
+    many completion tokens are held at first, since more are held as the stream runs.
+    """
+    values = call.arguments.values
+    prompt = completion = 0
+    if price.counts_tokens:
+        prompt = _greatest_prompt(price, call.arguments)
+        completion = _greatest_completion(price, values)
+        if running_tokens is not None:
+            completion = min(completion, running_tokens)
+        completion *= max(_count(values.get("n"), 1), _count(values.get("best_of"), 1))
+    images = _count(values.get("n"), 1) if price.per_image else 0
+    seconds = price.max_seconds if price.per_second else 0
+    cached = prompt if price.per_1k_cached > price.per_1k_prompt else 0
+    return Use(Usage(prompt, completion, cached), images, seconds * 1000)
+
+
+def _greatest_prompt(price: Price, arguments: Arguments) -> int:
+    text = arguments.text
+    if _NOT_IN_BYTES.search(text) or isinstance(arguments.values.get("prompt"), dict):
+        return max(price.max_prompt_tokens, len(text))
+    return len(text)
+
+
+def _greatest_completion(price: Price, values: Mapping[str, JsonValue]) -> int:
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        given = values.get(name)
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return _count(given, 0)
+    return price.max_completion_tokens
+
+
+def _count(value: JsonValue, default: int) -> int:
+    """A caller's number of something; what is none counts as `default`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return default
+    return int(min(max(value, default), MAX_TOKENS))
+
+
+def check_settings(settings: ChargingSettings) -> frozenset[str]:
+    """The outcomes that are charged."""
+    return frozenset(settings.charged)
