@@ -129,7 +129,7 @@ class AccountDirectory:
 
     def count(self, record: CallRecord) -> None:
         """Counts a finished call, as the store will."""
-        count = counted_as(record.outcome)
+        count = counted_as(record)
         if count is None:
             return
         tally = self._tallies.get(record.account_id)

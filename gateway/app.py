@@ -20,6 +20,8 @@ from zoneinfo import ZoneInfo
 from aiohttp import web
 
 from gateway.accounts import AccountDirectory
+from gateway.billing import Billing
+from gateway.charging import Prices
 from gateway.config import LogSettings, Settings, UpstreamSettings, api_key
 from gateway.delivery import Delivery
 from gateway.errors import ERROR_CODES, ConfigurationError
@@ -29,6 +31,8 @@ from gateway.fronts.native import error_object
 from gateway.fronts.reading import Known
 from gateway.fronts.writing import Writing
 from gateway.ids import CallIds, microseconds_of
+from gateway.limits import MemoryLimits
+from gateway.login_guard import LoginGuard
 from gateway.logs import configure_logging
 from gateway.plain import PlainConnection
 from gateway.plugin_loading import Plugins, load_plugins
@@ -37,6 +41,7 @@ from gateway.route import Road, Upstream
 from gateway.server import SENT, SENT_LAST, ClientConnection, Server
 from gateway.store.counting import Days
 from gateway.store.sqlite import CHECK_LIMIT_S, SqliteStore, open_store
+from gateway.tokens import counter_of
 from gateway.translation import languages
 from gateway.upstream.head import lines_named
 from gateway.upstream.pool import Deadlines, Pool
@@ -61,6 +66,11 @@ class Application:
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.server.trusted_proxies)
         self.draining = False
         self.under_way = 0
+
+    @property
+    def reading_on(self) -> int:
+        """Answers that are read to their end though their clients have left."""
+        return len(self._road.reading_on)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request that aiohttp read."""
@@ -116,8 +126,9 @@ class Application:
         if path == "/healthz":
             return client.send(200, "text/plain", b"ok\n")
         if path == "/readyz":
-            ready = not self.draining
-            return client.send(200 if ready else 503, "text/plain", b"ready\n" if ready else b"draining\n")
+            ready = not self.draining and self._road.takes_calls
+            why = b"ready\n" if ready else b"draining\n" if self.draining else b"the store cannot be written\n"
+            return client.send(200 if ready else 503, "text/plain", why)
         if path == "/openai/api_call.php":
             return self._road.custom(client, "openai", None)
         segments = path.strip("/").split("/")
@@ -173,12 +184,15 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings, check_limit_s=CHECK_LIMIT_S)
         stack.callback(store.close)
+        if unknown := await asyncio.to_thread(store.claim, settings.server.node_id):
+            LOG.warning("%d calls of a process that died are unknown and not charged; see gateway audit", unknown)
         accounts = AccountDirectory(store, store.pepper.digest, Days(settings.defaults.timezone))
         await accounts.start()
         stack.push_async_callback(accounts.stop)
         upstream = _open_upstream(_upstream(settings), key)
         stack.callback(upstream.pool.close)
         road = _road(settings, plugins, accounts, upstream, store)
+        stack.push_async_callback(road.finish_reading_on)
         application = Application(settings, road)
         server = Server(application.handle, application.handle_plain, settings.server)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
@@ -226,8 +240,10 @@ async def _drain(application: Application, server: Server, site: web.BaseSite, l
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             # No transport tells when its last byte has gone.
-            while application.under_way or any(  # noqa: ASYNC110
-                client.unsent_bytes or client.is_receiving for client in server.clients()
+            while (
+                application.under_way
+                or application.reading_on
+                or any(client.unsent_bytes or client.is_receiving for client in server.clients())
             ):
                 await asyncio.sleep(DRAIN_LOOK_S)
     if application.under_way:
@@ -257,7 +273,19 @@ def _road(
             defaults.lang,
         ),
         store=store,
+        guard=LoginGuard(settings.limits.failed_logins_per_minute),
+        limits=MemoryLimits(accounts.counts, Days(defaults.timezone)),
+        billing=_billing(settings, store),
     )
+
+
+def _billing(settings: Settings, store: SqliteStore) -> Billing:
+    prices, charging = Prices(settings.price), settings.charging
+    if prices:
+        without = "refused" if charging.unpriced == "refused" else "free"
+        LOG.info("calls that no price matches are %s (charging.unpriced)", without)
+    counter = counter_of(charging.tokenizer)
+    return Billing(prices, charging, settings.idempotency, _upstream(settings), counter, store)
 
 
 def _delivery(settings: UpstreamSettings, plugins: Plugins) -> Delivery:

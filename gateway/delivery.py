@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.errors import GatewayError
+from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import NotJson, check_json
 from gateway.fronts.writing import Whole, Writer
 from gateway.hookspecs import TranslatorSpec
 from gateway.methods import known_method
 from gateway.progress import NO_RESULT, SUCCESS, Progress
+from gateway.settling import Settler
 from gateway.translation import UNAVAILABLE, translate_answer
 from gateway.types import Call, RenderingRefused, TranslationContext
 from gateway.upstream.connection import UpstreamConnection
@@ -55,6 +56,33 @@ class Delivery:
             if call.lang is not None and answer.json is not None and not _asks_for_json(call):
                 answer = await self._translated(answer, answer.json, call, progress)
             await writer.whole(answer)
+
+    async def absorb(self, link: UpstreamConnection, call: Call, settler: Settler, limit_bytes: int) -> ErrorCode:
+        """Reads to its end an answer whose client has left, so that what it used is known. Raises as `deliver`.
+
+        `limit_bytes` bounds what is still read of a stream or a file: 5000 beyond it.
+        """
+        head = await link.answer()
+        refuse_unusable(head)
+        fields, content_type = self._passed_fields(head), head.content_type.decode("latin-1")
+        relayed = head.status < 300 and (head.media_type == EVENTS or is_file(head, call))
+        if not relayed:
+            answer = await self._whole(link, head, fields)
+            settler.note_whole(answer.status, answer.content_type, answer.fields, answer.body, answer.json)
+            return answer.code
+        watch = settler.bill.watch
+        if watch is None:  # its delivery had not begun
+            watch = settler.watch_stream(link.fail) if head.media_type == EVENTS else settler.watch_file()
+        read_bytes = 0
+        async for piece in link.pieces():
+            read_bytes += len(piece)
+            if read_bytes > limit_bytes:
+                raise GatewayError("5000", "the answer went on for too long after its client had left")
+            watch.feed(piece)
+            settler.bill.received_bytes += len(piece)
+        watch.finish()
+        settler.keep(head.status, content_type, fields, watch.kept)
+        return SUCCESS
 
     async def _whole(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> Whole:
         """The whole answer, once it is known to be what it says."""

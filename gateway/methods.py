@@ -89,6 +89,11 @@ def is_relayed(name: str) -> bool:
     return name.startswith("v1/")
 
 
+def is_counted(name: str) -> bool:
+    """Whether a call of the method counts against its account's quotas: what it asks about itself does not."""
+    return not name.startswith("account/")
+
+
 def check_name(name: str) -> str:
     """Returns a method's name without a slash at either end; raises 4003 for what is a path to somewhere else."""
     name = name.removeprefix("/").removesuffix("/")

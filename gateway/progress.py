@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gateway.errors import ERROR_CODES, ErrorCode
-from gateway.types import Account, Call, CallRecord, Usage
+from gateway.types import Account, Call, CallRecord, Settled, Usage
+
+if TYPE_CHECKING:
+    from gateway.limits import Slot
+    from gateway.settling import Settler
 
 SUCCESS = ERROR_CODES["0000"]
 NO_RESULT = ERROR_CODES["2000"]
@@ -14,19 +20,29 @@ class Progress:
 
     `asked` holds the gateway's own parameters as the caller wrote them, for refusals before there is a call. `outcome`
     is what the row will say if nothing more happens: while a success of the upstream's is delivered it is success, and
-    a client that leaves then changes nothing about it.
+    a client that leaves then changes nothing about it. `replayed` are request_id and row of the call whose answer is
+    given again. `logged` is the row that was settled before the answer's end. `detached`: the client has left, and what
+    the upstream still sends is read to its end.
     """
 
     __slots__ = (
         "account",
         "asked",
+        "cache",
         "call",
+        "charge_micros",
         "cut",
+        "detached",
         "first_byte_at",
         "front",
+        "logged",
         "outcome",
+        "replayed",
         "request_id",
         "row_id",
+        "settled",
+        "settler",
+        "slot",
         "started",
         "started_at",
         "streamed",
@@ -51,19 +67,32 @@ class Progress:
         self.upstream_s: float | None = None
         self.translate_status = ""
         self.usage: Usage | None = None
+        self.settler: Settler | None = None
+        self.slot: Slot | None = None
+        self.charge_micros = 0
+        self.settled: Settled = "free"
+        self.logged: CallRecord | None = None
+        self.cache = "off"
+        self.replayed: tuple[str, int] | None = None
+        self.detached = False
 
     @property
-    def last_id(self) -> str:
-        """The call's row in the log; empty while no account is known, for then there is no row."""
-        return str(self.row_id) if self.account is not None else ""
+    def ids(self) -> tuple[str, str]:
+        """request_id and last_id, the row in the log; that is empty while no account is known, for then there is none."""
+        if self.replayed is not None:
+            return self.replayed[0], str(self.replayed[1])
+        return self.request_id, str(self.row_id) if self.account is not None else ""
 
     def fields(self, now: float, code: ErrorCode | None) -> str:
         """The header lines that every answer carries. `code` None: how the call ends is not known yet."""
         error_code = f"X-Error-Code: {code.code}\r\n" if code is not None else ""
         upstream = f"upstream;dur={self.upstream_s * 1e3:.1f}, " if self.upstream_s is not None else ""
         translated = f"X-Translate-Status: {self.translate_status}\r\n" if self.translate_status else ""
+        request_id, last_id = self.ids
+        if self.replayed is not None:
+            error_code += "Idempotent-Replayed: true\r\n"
         return (
-            f"X-Request-Id: {self.request_id}\r\nX-Last-Id: {self.last_id}\r\n{error_code}X-Cache: off\r\n{translated}"
+            f"X-Request-Id: {request_id}\r\nX-Last-Id: {last_id}\r\n{error_code}X-Cache: off\r\n{translated}"
             f"Server-Timing: {upstream}total;dur={(now - self.started) * 1e3:.1f}\r\n"
         )
 
@@ -87,8 +116,11 @@ class Progress:
             duration_s=now - self.started,
             first_byte_s=first - self.started if first is not None else None,
             sent_bytes=sent_bytes,
+            cache=self.cache,
             client_ip=call.client_ip if call is not None else "",
             prompt_tokens=usage.prompt_tokens if usage is not None else None,
             completion_tokens=usage.completion_tokens if usage is not None else None,
             cached_tokens=usage.cached_tokens if usage is not None else None,
+            charge_micros=self.charge_micros,
+            settled=self.settled,
         )

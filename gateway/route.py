@@ -1,6 +1,7 @@
 """The road that every call takes, from top to bottom: read this file first.
 
-    read the call -> find the account -> check the method -> reach the upstream -> translate, format, answer -> record
+    read the call -> find the account -> check method and price -> enter the limits -> hold -> reach the upstream
+    -> translate, format, settle, answer -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
 """
@@ -10,28 +11,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 
 from gateway.accounts import AccountDirectory
+from gateway.billing import Billing, fingerprint, key_in_use
 from gateway.config import MethodsSettings
 from gateway.credentials import Credentials
 from gateway.delivery import Delivery
-from gateway.errors import GatewayError
+from gateway.errors import ERROR_CODES, GatewayError
 from gateway.fronts import custom_reading, native
 from gateway.fronts.client import Client
 from gateway.fronts.reading import Authenticate, Known, Reading
 from gateway.fronts.writing import Writer, Writing
 from gateway.ids import CallIds
+from gateway.limits import Limits
+from gateway.login_guard import LoginGuard
 from gateway.logs import log_access, log_failure
 from gateway.methods import is_relayed, matches_any
 from gateway.progress import Progress
+from gateway.settling import Settler, raw_answer
+from gateway.store.interface import StoreError
 from gateway.store.sqlite import SqliteStore
 from gateway.types import NO_ARGUMENTS, Account, Call
+from gateway.upstream.connection import UpstreamConnection, recorded
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import Target
 from gateway.upstream.upload import answer_to_upload
+from gateway.usage import asking_usage, tokens_used
 
 Read = Callable[[Client, dict[str, str], Known, str, Authenticate], Awaitable[Reading]]
 
@@ -56,6 +64,10 @@ class Road:
     delivery: Delivery
     writing: Writing
     store: SqliteStore
+    guard: LoginGuard
+    limits: Limits
+    billing: Billing
+    reading_on: set[asyncio.Task[None]] = field(default_factory=set)  # for clients that have left
 
     def custom(self, client: Client, platform: str, api_name: str | None) -> Awaitable[None]:
         """A call of the documented API, at `/{platform}/{api_name}`."""
@@ -68,6 +80,11 @@ class Road:
         """A call of OpenAI's own API, at `/v1/…`."""
         return self._guard(client, self._begin(client, "native"), native.read_call, "openai")
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a call with a price would be taken: not while the books cannot be written."""
+        return not (self.billing.prices and self.store.failing)
+
     async def _answer(self, client: Client, progress: Progress, read: Read, platform: str) -> None:
         """The road itself."""
         authenticate = partial(self._authenticate, client, progress)
@@ -76,7 +93,13 @@ class Road:
         progress.call = call
         account = authenticate(reading.credentials)
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
-        request, pool = self._request(reading), self.upstream.pool
+        settler = self._open_bill(progress, account, reading)
+        if reading.idempotency_key is not None and await self._repeat(client, progress, account, reading):
+            return
+        progress.slot = await self.limits.enter(account, progress.started_at)
+        if settler is not None and settler.bill.holds:
+            await self.billing.hold(settler.bill, progress.started_at)
+        request, pool = self._request(reading, settler), self.upstream.pool
         link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
             link.send(request)
@@ -84,11 +107,23 @@ class Road:
             progress.upstream_s = monotonic() - progress.started
             writer = Writer(self.writing, client, progress, self.accounts)
             await self.delivery.deliver(writer, link, head, call, progress)
+        except (ConnectionError, asyncio.CancelledError):
+            if settler is not None:
+                self._read_on(client, progress, settler, link)
+            raise
         finally:
-            pool.release(link)
+            if not progress.detached:
+                pool.release(link)
 
     def _authenticate(self, client: Client, progress: Progress, credentials: Credentials) -> Account:
-        account = progress.account = self.accounts.identify(credentials)
+        guard = self.guard
+        guard.check(client.ip, credentials.key)
+        try:
+            account = progress.account = self.accounts.identify(credentials)
+        except GatewayError:
+            guard.failed(client.ip, credentials.key)
+            raise
+        guard.succeeded(client.ip, credentials.key)
         self.accounts.check_access(account, client.ip, time.time())
         return account
 
@@ -103,7 +138,46 @@ class Road:
             raise GatewayError("4009", "the method is in maintenance", param="method")
         self.accounts.check_method(account, name)
 
-    def _request(self, reading: Reading) -> bytes:
+    def _open_bill(self, progress: Progress, account: Account, reading: Reading) -> Settler | None:
+        """What will settle the call; None where nothing is to be paid, measured or kept. GatewayError 4010, 4003."""
+        call, key, upload = reading.call, reading.idempotency_key, reading.upload
+        if key is not None and upload is not None:
+            raise GatewayError("4003", "an upload cannot have an idempotency key", param="idempotency_key")
+        bill = self.billing.open(progress.row_id, account, call, key, upload=upload is not None)
+        if bill is None:
+            return None
+        settler = progress.settler = Settler(self.billing, bill, progress)
+        return settler
+
+    async def _repeat(self, client: Client, progress: Progress, account: Account, reading: Reading) -> bool:
+        """Gives the first answer again where the call repeats an idempotency key; False where it is the first.
+
+        GatewayError 4003 for another request under the key, 4008 while the first call runs.
+        """
+        key, call = reading.idempotency_key or "", reading.call
+        try:
+            first = await asyncio.get_running_loop().run_in_executor(None, self.store.keyed, account.id, key)
+        except StoreError as error:
+            raise GatewayError("4000", "the idempotency keys cannot be read") from error
+        if first is None:
+            return False
+        progress.settler = None  # nothing is held, and nothing to pay
+        if first.fingerprint != fingerprint(call):
+            raise GatewayError("4003", "this idempotency key belongs to another request", param="idempotency_key")
+        if first.running:
+            raise key_in_use()
+        if first.answer is None:
+            raise GatewayError(
+                "4003", "the answer under this idempotency key was not kept: it was cut, or too long",
+                param="idempotency_key",
+            )  # fmt: skip
+        progress.replayed, progress.cache = (first.request_id, first.call_id), "replay"
+        link = recorded(self.upstream.pool, raw_answer(first.answer))
+        writer = Writer(self.writing, client, progress, self.accounts)
+        await self.delivery.deliver(writer, link, await link.answer(), call, progress)
+        return True
+
+    def _request(self, reading: Reading, settler: Settler | None) -> bytes:
         """The first bytes of the upstream's request: its head, and its body unless that is an upload."""
         call, upload = reading.call, reading.upload
         content_type, length, body = "", None, b""
@@ -111,6 +185,8 @@ class Road:
             content_type, length = upload.content_type, upload.length
         elif call.verb not in {"GET", "DELETE"} and call.arguments is not NO_ARGUMENTS:
             body = call.arguments.text
+            if settler is not None and settler.asks_usage:
+                body = asking_usage(call.arguments)
             content_type, length = "application/json", len(body)
         target, path = self.upstream.target, reading.path or call.method
         return target.request(call.verb, path, call.query, content_type, length, reading.headers) + body
@@ -147,11 +223,50 @@ class Road:
             return
         await Writer(self.writing, client, progress, self.accounts).refuse(error)
 
+    def _read_on(self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection) -> None:
+        """Lets the answer of a call whose client has left go on to its end, in a task of its own, where that is wanted."""
+        if not (self.billing.reads_on(settler.bill) and link.is_answering):
+            return
+        progress.detached = True
+        progress.cut = True
+        link.detach()
+        task = asyncio.get_running_loop().create_task(self._absorb(client, progress, settler, link))
+        self.reading_on.add(task)
+        task.add_done_callback(self.reading_on.discard)
+
+    async def _absorb(self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection) -> None:
+        assert progress.call is not None  # noqa: S101  # it was sent upstream
+        upstream = self.billing.upstream
+        try:
+            async with asyncio.timeout(upstream.drain_s):
+                code = await self.delivery.absorb(link, progress.call, settler, upstream.drain_bytes)
+                progress.outcome = ERROR_CODES[code.code]
+        except (GatewayError, TimeoutError) as error:  # what came until then is what it used
+            if not progress.streamed:
+                progress.outcome = error.code if isinstance(error, GatewayError) else ERROR_CODES["4017"]
+        finally:
+            self.upstream.pool.release(link)
+            progress.detached = False
+            self._record(client, progress)
+
+    async def finish_reading_on(self) -> None:
+        """Cuts short what is still read for clients that have left, and settles it."""
+        for task in (tasks := list(self.reading_on)):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def _record(self, client: Client, progress: Progress) -> None:
         account = progress.account
-        if account is not None:
-            now = monotonic()
-            record = progress.record(account, now, client.sent_status, client.sent_at, client.sent_bytes)
+        if account is not None and not progress.detached:
+            settler = progress.settler
+            if settler is not None:
+                settler.reckon()
+            record = progress.record(account, monotonic(), client.sent_status, client.sent_at, client.sent_bytes)
             self.accounts.count(record)
-            self.store.append(record)
+            if progress.slot is not None:
+                progress.slot.leave(tokens_used(progress.usage))
+            if settler is None or settler.bill.held_micros is None:
+                self.store.append(record)
+            else:
+                settler.end(self.store, record)
         log_access(client, progress)

@@ -5,10 +5,14 @@ Pure: bytes in, a value out.
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Final
+from typing import Any, Final
 
-from gateway.types import Usage
+import msgspec
+import orjson
+
+from gateway.types import Arguments, Usage
 
 MAX_TOKENS: Final = 10**12
 """More is nonsense, and is counted as so many."""
@@ -60,3 +64,90 @@ def _usage(found: list[tuple[bytes, bytes]]) -> Usage | None:
         else:
             cached = count if cached is None else cached
     return None if prompt is None and completion is None else Usage(prompt, completion, cached)
+
+
+def tokens_used(usage: Usage | None) -> int:
+    """What counts against a limit of tokens."""
+    return 0 if usage is None else (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+
+
+def asking_usage(arguments: Arguments) -> bytes:
+    """The text of a stream's arguments with `stream_options.include_usage`; all else in it stays as it was written."""
+    options = arguments.values.get("stream_options")
+    asked = {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+    member = b'"stream_options":' + orjson.dumps(asked)
+    if "stream_options" not in arguments.values:
+        return b"{" + member + b"," + arguments.text.strip(b" \t\r\n")[1:]
+    members = msgspec.json.decode(arguments.text, type=dict[str, msgspec.Raw])
+    rest = [orjson.dumps(name) + b":" + bytes(text) for name, text in members.items() if name != "stream_options"]
+    return b"{" + b",".join([*rest, member]) + b"}"
+
+
+class _Answer(msgspec.Struct):
+    """What of an answer or an event may tell its use; msgspec passes over all else without making anything of it."""
+
+    usage: Any = None
+    response: Any = None
+    data: msgspec.Raw | None = None
+    duration: Any = None
+
+
+def told_usage(value: object) -> Usage | None:
+    """The usage that a parsed `usage` tells: numbers that are none are missing, absurd ones clamped, zero is zero."""
+    if not isinstance(value, dict):
+        return None
+    prompt = _told(value, "prompt_tokens", "input_tokens")
+    completion = _told(value, "completion_tokens", "output_tokens")
+    if prompt is None and completion is None:
+        return None
+    details = value.get("prompt_tokens_details") or value.get("input_tokens_details")
+    cached = _told(details, "cached_tokens") if isinstance(details, dict) else _told(value, "cached_tokens")
+    return Usage(prompt, completion, cached)
+
+
+def _told(value: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        count = value.get(name)
+        if isinstance(count, int | float) and not isinstance(count, bool):
+            return int(min(max(count, 0), MAX_TOKENS))
+    return None
+
+
+def event_usage(data: bytes) -> Usage | None:
+    """The usage that one event's JSON tells, its own or that of the response in it; read by its structure.
+
+    A name within what a caller wrote, a schema or a tool that the upstream repeats, cannot be taken for it.
+    """
+    try:
+        event = msgspec.json.decode(data, type=_Answer)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    usage = told_usage(event.usage)
+    if usage is None and isinstance(event.response, dict):
+        usage = told_usage(event.response.get("usage"))
+    return usage
+
+
+def whole_usage(body: bytes) -> tuple[Usage | None, int, int]:
+    """A JSON answer's usage, how many items its `data` has, and its milliseconds of sound; read as `event_usage`."""
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+        items = 0
+        if answer.data is not None and bytes(answer.data).startswith(b"["):
+            items = len(msgspec.json.decode(answer.data, type=list[msgspec.Raw]))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None, 0, 0
+    seconds = answer.duration
+    if seconds is None and isinstance(answer.usage, dict):
+        seconds = answer.usage.get("seconds")
+    return told_usage(answer.usage), items, _milliseconds(seconds)
+
+
+def _milliseconds(seconds: object) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
+        return 0
+    try:
+        value = float(seconds)
+    except (ValueError, OverflowError):
+        return 0
+    return int(min(max(value, 0.0), 1e7) * 1000 + 0.5) if math.isfinite(value) else 0

@@ -23,7 +23,7 @@ from gateway.errors import ERROR_CODES, ConfigurationError
 from gateway.ids import CallIds
 from gateway.store import AccountExistsError, Days, SqliteStore, StoreError, UnknownAccountError, counted_as, open_store
 from gateway.store.sqlite import APPLICATION_ID, require_sqlite
-from gateway.store.sqlite_calls import CallWriter
+from gateway.store.sqlite_writer import Writer
 from gateway.types import Account, CallCounts, CallRecord
 
 ZONE = "Asia/Shanghai"
@@ -254,7 +254,7 @@ class TestOutages:
                 raise apsw.CantOpenError("no such directory")
             return apsw.Connection(str(store.path))
 
-        writer = CallWriter(connect, Days(ZONE), max_pending=10, max_batch=5, retry_s=(0.001, 0.01))
+        writer = Writer(connect, Days(ZONE), max_pending=10, max_batch=5, retry_s=(0.001, 0.01))
         records = [new_record(acme.id) for _ in range(40)]
         writer.append(records[0])
         until(lambda: bool(caplog.records))  # the thread holds the first record now
@@ -274,7 +274,7 @@ class TestOutages:
         def connect() -> apsw.Connection:
             raise apsw.CantOpenError("no such directory")
 
-        writer = CallWriter(connect, Days(ZONE), max_batch=5, close_timeout_s=0.1)
+        writer = Writer(connect, Days(ZONE), max_batch=5, close_timeout_s=0.1)
         for _ in range(20):
             writer.append(new_record(acme.id))
         writer.close()

@@ -23,6 +23,7 @@ from gateway.fronts.reading import (
     Upload,
     credentials_come_first,
     decode,
+    idempotency_key,
     split_pairs,
     with_default_model,
     with_members,
@@ -33,6 +34,7 @@ from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue, PerCall, Ren
 
 OWN_PARAMETERS = frozenset({
     "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "version", "_method",
+    "idempotency_key",
 })  # fmt: skip
 IGNORED_PARAMETERS = frozenset({
     "sign", "dateline", "guest_ip", "source_data", "session", "desc_lang", "prop_lang", "API_type",
@@ -152,7 +154,8 @@ async def read_call(
             "4014", f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", param=missing[0]
         )
     call, upload = _call(parameters, client, known, request_id)
-    return Reading(parameters.credentials, call, upload)
+    key = idempotency_key(own.get("idempotency_key"), client.head.headers.get("Idempotency-Key"))
+    return Reading(parameters.credentials, call, upload, idempotency_key=key)
 
 
 async def _collect(parameters: _Parameters, client: Client, authenticate: Authenticate) -> None:

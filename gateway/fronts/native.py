@@ -11,12 +11,20 @@ from gateway.credentials import Credentials
 from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import read_object
 from gateway.fronts.client import Client
-from gateway.fronts.reading import Authenticate, Known, Reading, Upload, decode, with_default_model
+from gateway.fronts.reading import (
+    Authenticate,
+    Known,
+    Reading,
+    Upload,
+    decode,
+    idempotency_key,
+    with_default_model,
+)
 from gateway.methods import Method, check_required, known_method, name_from_path
 from gateway.request_head import RequestHead
 from gateway.types import NO_ARGUMENTS, Arguments, Call, PerCall
 
-OWN_PARAMETERS = frozenset({"result_type", "lang", "cache", "key", "secret"})
+OWN_PARAMETERS = frozenset({"result_type", "lang", "cache", "key", "secret", "idempotency_key"})
 """Query parameters that are the gateway's; every other one is the upstream's."""
 
 VERBS = ("GET", "POST", "DELETE", "PUT", "PATCH")
@@ -69,7 +77,10 @@ async def read_call(
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,
     )
-    return Reading(head.credentials, call, upload, head.passed_headers, head.path)
+    key = None
+    if head.idempotency or own:
+        key = idempotency_key(own.get("idempotency_key"), head.idempotency)
+    return Reading(head.credentials, call, upload, head.passed_headers, key, head.path)
 
 
 class _Head(PerCall, frozen=True):
@@ -84,6 +95,7 @@ class _Head(PerCall, frozen=True):
     own: dict[str, str]
     holds_arguments: bool
     passed_headers: str
+    idempotency: str | None  # the header
     fault: GatewayError | None  # of the query; a missing argument is told before it
 
 
@@ -111,6 +123,7 @@ def _read_head(request: RequestHead, own: dict[str, str]) -> _Head:
         own=dict(own),
         holds_arguments=_holds_arguments(request, method),
         passed_headers=_passed_headers(request),
+        idempotency=request.headers.get("Idempotency-Key"),
         fault=fault,
     )
     if fault is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from binascii import a2b_qp
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from gateway.types import Account, Arguments, Call, JsonValue, PerCall
 
 MAX_PARAMETERS = 1000
 
+_KEY = re.compile(r"[!-~]{1,255}")
 _AS_QUOTED_PRINTABLE = bytes.maketrans(b"%", b"=")
 
 Authenticate = Callable[[Credentials], Account]
@@ -61,12 +63,27 @@ class Reading(PerCall, frozen=True):
     call: Call
     upload: Upload | None = None
     headers: str = ""  # header lines that go upstream as they are
+    idempotency_key: str | None = None
     path: str = ""  # the method as the caller percent-encoded it; empty where that is the method itself
 
 
 def credentials_come_first() -> GatewayError:
     """The refusal of a stranger's body that is too long to read before the account is known."""
     return GatewayError("4014", f"with a body over {SMALL_BODY_BYTES} bytes, key and secret must stand in the URL")
+
+
+def idempotency_key(parameter: str | None, header: str | None) -> str | None:
+    """The key that a caller names a call by, given either way; None where there is none. Raises 4003."""
+    if parameter and header and parameter != header:
+        raise GatewayError("4003", "idempotency_key and Idempotency-Key differ", param="idempotency_key")
+    key = parameter or header
+    if not key:
+        return None
+    if not _KEY.fullmatch(key):
+        raise GatewayError(
+            "4003", "an idempotency key has 1 to 255 printable ASCII characters and no spaces", param="idempotency_key"
+        )
+    return key
 
 
 def split_pairs(raw: str) -> list[tuple[str, str]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import orjson
 
+from gateway.amounts import amount_text
 from gateway.config import FormatsSettings, StreamSettings
 from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import NotJson, Renderer, check_json
@@ -20,6 +22,7 @@ from gateway.fronts.envelope import NOT_GIVEN, Facts, envelope, extended
 from gateway.fronts.keepalive import COMMENT, Keepalive
 from gateway.fronts.native import error_object
 from gateway.hookspecs import FormatterSpec
+from gateway.metering import Watch
 from gateway.progress import SUCCESS, Progress
 from gateway.sse import Event, EventSplitter, EventTooLarge, encode_event, separator
 from gateway.types import Account, CallCounts, Document, PerCall, RenderingRefused
@@ -34,6 +37,7 @@ STREAM_FIELDS = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 JSON_TYPE = "application/json"
 DONE = b"[DONE]"
 _DONE_LINE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][\r\n]")
+BeforeEnd = Callable[[], Awaitable[None]]
 ENDS_WITH_DONE = frozenset({"v1/chat/completions", "v1/completions"})
 
 
@@ -81,7 +85,10 @@ class Writer:
         """An answer of the upstream's, or its error about this request."""
         progress = self._progress
         progress.outcome = answer.code
-        if answer.json is not None:
+        settler = progress.settler
+        if settler is not None:
+            settler.note_whole(answer.status, answer.content_type, answer.fields, answer.body, answer.json)
+        elif answer.json is not None:
             progress.usage = usage_of(answer.json)
         if progress.front == "custom":
             await self._envelope(
@@ -93,6 +100,8 @@ class Writer:
         if spec is not None and body:
             body = await self._render(spec, answer.json if answer.json is not None else _as_json(body))
             content_type = spec.content_type
+        if settler is not None:
+            await settler.settle(answer.status, len(body))
         fields = progress.fields(monotonic(), answer.code) + answer.fields
         await self._client.send(answer.status, content_type, body, fields)
 
@@ -117,14 +126,21 @@ class Writer:
         """A file: relayed as it comes, on both fronts without an envelope."""
         client, progress = self._client, self._progress
         length = head.length if head.length >= 0 else None
-        fields += progress.fields(monotonic(), None)
-        first = client.answer_head(head.status, head.content_type.decode("latin-1"), length, fields)
+        content_type = head.content_type.decode("latin-1")
+        first = client.answer_head(head.status, content_type, length, fields + progress.fields(monotonic(), None))
         progress.outcome = SUCCESS  # unless it breaks off; a client that leaves has had the upstream's success
         if client.bodyless:
             await client.write(first)
             return
+        chunked = length is None and client.http11
+        settler = progress.settler
         try:
-            await link.relay(client.connection, first, chunked=length is None and client.http11)
+            if settler is None:
+                await link.relay(client.connection, first, chunked=chunked)
+            else:
+                before_end = partial(self._settle, link, content_type, fields)
+                watch = settler.watch_file()
+                await link.relay(client.connection, first, chunked=chunked, watch=watch, before_end=before_end)
         except GatewayError as error:
             progress.outcome = error.code
             progress.cut = True
@@ -142,21 +158,44 @@ class Writer:
         spec = self._asked_format()
         status = 200 if progress.front == "custom" else head.status
         content_type = head.content_type.decode("latin-1")
-        fields += STREAM_FIELDS + progress.fields(monotonic(), None)
-        first = client.answer_head(status, content_type, None, fields)
+        own_fields = STREAM_FIELDS + progress.fields(monotonic(), None)
+        first = client.answer_head(status, content_type, None, fields + own_fields)
         progress.outcome = SUCCESS  # as for a file
+        watch = before_end = None
+        if progress.settler is not None:
+            watch = progress.settler.watch_stream(link.fail)
+            before_end = partial(self._settle, link, content_type, fields)
         if client.bodyless:
             await client.write(first)
         elif spec is None or spec.name == "json":
-            await self._relay(link, first)
+            await self._relay(link, first, watch, before_end)
         else:
-            await self._reformat(link, head, spec, first)
+            await self._reformat(link, head, spec, first, watch, before_end)
 
-    async def _relay(self, link: UpstreamConnection, first: bytes) -> None:
+    async def _settle(self, link: UpstreamConnection, content_type: str, fields: str) -> None:
+        """What comes before the end of a relay: the call is settled, or fails."""
+        client, progress = self._client, self._progress
+        if progress.first_byte_at is None:
+            progress.first_byte_at = link.first_body_at
+        if progress.settler is not None:
+            await progress.settler.settle_relayed(
+                client.sent_status, content_type, fields, client.sent_bytes + link.relayed_bytes
+            )
+
+    async def _relay(
+        self, link: UpstreamConnection, first: bytes, watch: Watch | None, before_end: BeforeEnd | None
+    ) -> None:
         client, progress = self._client, self._progress
         try:
             with self._kept_alive(link, lambda: link.stands_between_chunks and separator(link.tail) == b""):
-                await link.relay(client.connection, first, chunked=client.http11, looks_whole=self._looks_whole)
+                await link.relay(
+                    client.connection,
+                    first,
+                    chunked=client.http11,
+                    looks_whole=self._looks_whole,
+                    watch=watch,
+                    before_end=before_end,
+                )
         except GatewayError as error:
             progress.outcome = error.code
             progress.cut = True
@@ -168,7 +207,15 @@ class Writer:
         finally:
             self._note(link)
 
-    async def _reformat(self, link: UpstreamConnection, head: ResponseHead, spec: FormatterSpec, first: bytes) -> None:
+    async def _reformat(
+        self,
+        link: UpstreamConnection,
+        head: ResponseHead,
+        spec: FormatterSpec,
+        first: bytes,
+        watch: Watch | None,
+        before_end: BeforeEnd | None,
+    ) -> None:
         client, progress = self._client, self._progress
         event: Event | None = None
         payload = b""  # the last that may tell the usage
@@ -177,7 +224,8 @@ class Writer:
         try:
             with self._kept_alive(link, lambda: True):  # events are written whole
                 async for piece in _with_last_blank_line(link, head):
-                    for event in splitter.feed(piece):
+                    passed = piece if watch is None else watch.feed(piece)
+                    for event in splitter.feed(passed):
                         if event.data is not None and event.data != DONE:
                             payload = event.data
                         encoded = await self._event(spec, event)
@@ -188,6 +236,8 @@ class Writer:
             last = event.raw if event is not None else b""
             if splitter.rest.strip() or (head.length == UNTIL_CLOSE and not self._looks_whole(last)):
                 raise broke_off()
+            if before_end is not None:
+                await before_end()
             if client.http11:
                 await client.write(LAST_CHUNK)
         except EventTooLarge:
@@ -196,7 +246,8 @@ class Writer:
         except GatewayError as error:
             await self._cut(spec, error)
         finally:
-            progress.usage = usage_of(payload)
+            if watch is None:
+                progress.usage = usage_of(payload)
 
     def _kept_alive(self, link: UpstreamConnection, may_write: Callable[[], bool]) -> Keepalive:
         comment = self._framed(COMMENT)
@@ -229,8 +280,14 @@ class Writer:
     async def _envelope(self, response: bytes, code: ErrorCode, reason: str, fields: str) -> None:
         """Writes an envelope in the format that was asked for; if that fails, says so in JSON."""
         spec = self._asked_format() or self._writing.formatters["json"]
+        settler = self._progress.settler
         try:
             body = await self._render(spec, self._enveloped(response, code, reason))
+            if settler is not None and code.charged:
+                told_micros = self._progress.charge_micros
+                await settler.settle(200, len(body))
+                if self._progress.charge_micros != told_micros:  # the balance fell short
+                    body = await self._render(spec, self._enveloped(response, code, reason))
         except GatewayError as error:
             LOG.warning("an answer cannot be written as %s: %s", spec.name, error.reason)
             self._progress.outcome = code = error.code
@@ -248,7 +305,7 @@ class Writer:
 
     def _enveloped(self, response: bytes, code: ErrorCode, reason: str) -> bytes:
         progress = self._progress
-        text = envelope(response, code, reason, progress.request_id, progress.last_id)
+        text = envelope(response, code, reason, *progress.ids)
         if progress.asked.get("version") != "2":
             return text
         facts = Facts(
@@ -257,6 +314,7 @@ class Writer:
             duration_s=monotonic() - progress.started,
             default_lang=self._writing.default_lang,
             translate_status=progress.translate_status,
+            charge=amount_text(progress.charge_micros),
         )
         return extended(text, code, progress.call, progress.account, facts, self._client.ip, self._writing.zone)
 
@@ -281,8 +339,12 @@ class Writer:
             self._client.cut_off()  # HTTP/1.0: an orderly end would be the body's
 
     def _note(self, link: UpstreamConnection) -> None:
-        self._progress.usage = usage_of(link.tail) if self._progress.streamed else None
-        self._progress.first_byte_at = link.first_body_at
+        progress = self._progress
+        if progress.settler is None:
+            progress.usage = usage_of(link.tail) if progress.streamed else None
+        elif progress.settler.is_file:
+            progress.settler.bill.received_bytes = link.relayed_bytes
+        progress.first_byte_at = link.first_body_at
         self._client.sent_bytes += link.relayed_bytes
 
     def _looks_whole(self, tail: bytes) -> bool:

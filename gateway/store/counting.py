@@ -7,6 +7,8 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from gateway.errors import ERROR_CODES
+from gateway.methods import is_counted
+from gateway.types import CallRecord
 
 Count = Literal["succeeded", "empty", "failed"]
 
@@ -14,9 +16,16 @@ _COUNTS: dict[str, Count] = {code: "failed" for code, row in ERROR_CODES.items()
 _COUNTS |= {"0000": "succeeded", "2000": "empty"}
 
 
-def counted_as(outcome: str) -> Count | None:
-    """None for a call that was refused before dispatch: it stands in the log and in no count."""
-    return _COUNTS.get(outcome)
+def counted_as(record: CallRecord) -> Count | None:
+    """None for a call that stands in the log and in no count: it was refused before dispatch, it was an answer given
+    again, or its account asked about itself.
+
+    A refusal's code on a call that was cut ended it in the middle, as a balance that ran out does.
+    """
+    if record.cache == "replay" or not is_counted(record.method):
+        return None
+    count = _COUNTS.get(record.outcome)
+    return "failed" if count is None and record.cut and record.outcome == "4016" else count
 
 
 class Days:
@@ -34,6 +43,12 @@ class Days:
         if not self._start <= at < self._end:
             self._turn(at)
         return self._day
+
+    def end_of(self, at: float) -> float:
+        """When the day of `at` ends, in seconds since the epoch."""
+        if not self._start <= at < self._end:
+            self._turn(at)
+        return self._end
 
     def _turn(self, at: float) -> None:
         date = datetime.fromtimestamp(at, self._zone).date()

@@ -77,12 +77,22 @@ class KeyedCall(PerCall, frozen=True):
 class Settlement(PerCall, frozen=True):
     """The end of a held call. Its record's `charge_micros` is what it used; what it is charged is for the store to say.
 
-    `keeps_key`: the idempotency key stays taken, with `answer` where there is one; otherwise the key is free again.
+    `keyed`: the call has an idempotency key. With `keeps_key` the key stays taken, with `answer` where there is one;
+    otherwise it is free again.
     """
 
     record: CallRecord
     answer: KeptAnswer | None = None
+    keyed: bool = False
     keeps_key: bool = False
+
+
+class Extension(PerCall, frozen=True):
+    """More that is to be held for a call that runs."""
+
+    call_id: int
+    account_id: int
+    amount_micros: int
 
 
 class Charged(PerCall, frozen=True):

@@ -17,10 +17,14 @@ import apsw
 from gateway.config import Settings
 from gateway.errors import ConfigurationError
 from gateway.store.counting import Days
-from gateway.store.interface import AccountChanges
+from gateway.store.interface import AccountChanges, Charged, Extension, Hold, KeyedCall, Settlement, StoreError
+from gateway.store.nodes import NodeLock
 from gateway.store.pepper import Pepper, load_pepper
 from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
-from gateway.store.sqlite_calls import CallWriter, read_calls, read_counts
+from gateway.store.sqlite_calls import read_counts
+from gateway.store.sqlite_ledger import abandoned, nodes_with_holds, prune, read_keyed
+from gateway.store.sqlite_log import read_calls
+from gateway.store.sqlite_writer import Correction, Writer
 from gateway.types import CallCounts, CallRecord
 
 OLDEST_SQLITE = (3, 51, 3)
@@ -28,25 +32,79 @@ OLDEST_SQLITE = (3, 51, 3)
 
 APPLICATION_ID = 0x47574159  # "GWAY"
 CHECK_LIMIT_S = 5.0
+RELEASED_AT_ONCE = 1_000
+PRUNED_AT_ONCE = 500
 CREATION_LIMIT_S = 1.0
 BUSY_TIMEOUT_MS = 5_000
 WRITER_BUSY_TIMEOUT_MS = 500  # the writer has its own patience
 
 
 class SqliteStore:
-    """Accounts, the call log and the counts. Safe to use from several threads; one process may hold several stores."""
+    """Accounts, the books, the call log and the counts. Safe to use from several threads; one process may hold several.
 
-    def __init__(self, path: Path, connection: apsw.Connection, pepper: Pepper, zone: str) -> None:
+    `hold`, `extend` and `settle` are for one event loop; they return when what they did is on the disk.
+    """
+
+    def __init__(self, path: Path, connection: apsw.Connection, pepper: Pepper, settings: Settings) -> None:
         self.path = path
         self.pepper = pepper
         self._connection = connection
         self._lock = threading.Lock()  # a connection serves one thread at a time
+        self._settings = settings
+        self._node: NodeLock | None = None
         self.accounts = AccountsTable(connection, self._lock, pepper.id)
-        self.writer = CallWriter(partial(_connect_writer, path), Days(zone))
+        self.writer = Writer(
+            partial(_connect_writer, path),
+            Days(settings.defaults.timezone),
+            patience_s=settings.store.patience_s,
+            upkeep=self._upkeep,
+        )
+
+    def claim(self, node_id: int) -> int:
+        """Makes this process the one that serves as `node_id`, and releases what dead processes left held.
+
+        Returns how many calls are unknown because of that. ConfigurationError where another process is that node.
+        """
+        self._node = NodeLock(self.path, node_id)
+        return self._release_abandoned()
+
+    async def hold(self, hold: Hold) -> None:
+        """Holds an amount. Raises InsufficientBalanceError, KeyTakenError, and StoreError where the disk refuses.
+
+        After a StoreError, and when cancelled, it may be held all the same: the call has to be settled.
+        """
+        await self.writer.perform(hold)
+
+    async def extend(self, extension: Extension) -> None:
+        """Holds more for a call that runs; raises as `hold`."""
+        await self.writer.perform(extension)
+
+    async def settle(self, settlement: Settlement) -> Charged:
+        """Ends a hold, charges and logs the call. StoreError: it is not, and the call is still to be settled."""
+        record = await self.writer.perform(settlement)
+        return Charged(0, 0) if record is None else Charged(record.charge_micros, record.shortfall_micros)
+
+    def settle_later(self, settlement: Settlement) -> None:
+        """As `settle` for a call that nobody waits for; never blocks and never raises."""
+        self.writer.append(settlement)
 
     def append(self, record: CallRecord) -> None:
-        """Logs and counts a finished call, soon; never blocks and never raises."""
+        """Logs and counts a finished call that held nothing, soon; never blocks and never raises."""
         self.writer.append(record)
+
+    def correct(self, record: CallRecord) -> None:
+        """Takes up how the delivery of a logged call ended, soon; never blocks and never raises."""
+        self.writer.append(Correction(record))
+
+    @property
+    def failing(self) -> bool:
+        """Whether what is handed over cannot be written at present."""
+        return self.writer.failing
+
+    def keyed(self, account_id: int, key: str) -> KeyedCall | None:
+        """The call that was the first of this account under an idempotency key. May block."""
+        with self._lock, converted_errors():
+            return read_keyed(self._connection, account_id, key)
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Waits until every call appended so far is committed; False if that took too long."""
@@ -76,13 +134,45 @@ class SqliteStore:
     def greatest_call_id(self) -> int:
         """The floor for new ids; 0 where no call was ever logged."""
         with self._lock, converted_errors():
-            return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM calls").get)
+            query = (
+                "SELECT max(coalesce((SELECT max(id) FROM calls), 0), coalesce((SELECT max(call_id) FROM entries), 0))"
+            )
+            return int(self._connection.execute(query).get)
 
     def close(self) -> None:
         """Commits what is pending and closes the file."""
         self.writer.close()
         with self._lock:
             self._connection.close()
+        if self._node is not None:
+            self._node.release()
+
+    def _release_abandoned(self) -> int:
+        """Settles as unknown what is held by processes that are dead."""
+        released = 0
+        with self._lock, converted_errors():
+            nodes = nodes_with_holds(self._connection)
+        with NodeLock.of_the_dead(self.path, nodes, self._node) as dead:
+            while dead:
+                with self._lock, converted_errors():
+                    settlements = abandoned(self._connection, dead, RELEASED_AT_ONCE)
+                for settlement in settlements:
+                    self.writer.append(settlement)
+                released += len(settlements)
+                if not self.flush(self._settings.store.patience_s):
+                    raise StoreError("what dead processes held cannot be released: the database cannot be written")
+                if len(settlements) < RELEASED_AT_ONCE:
+                    break
+        return released
+
+    def _upkeep(self, connection: apsw.Connection) -> float:
+        """Prunes a few rows; in how many seconds there is more to do. Runs in the writer's thread."""
+        settings, now_us = self._settings, time.time_ns() // 1000
+        keep_us = int(settings.store.keep_calls_days * 86_400e6)
+        keys_before_us = now_us - int(settings.idempotency.keep_hours * 3_600e6)
+        with transaction(connection):
+            more = prune(connection, now_us - keep_us if keep_us else None, keys_before_us, PRUNED_AT_ONCE)
+        return 1.0 if more else 60.0
 
     def __enter__(self) -> SqliteStore:
         return self
@@ -107,7 +197,7 @@ def open_store(
             _check(connection, path, check_limit_s)
             _migrate(connection, path)
             pepper = _pepper(connection, path, settings, os.environ if environ is None else environ)
-            return SqliteStore(path, connection, pepper, settings.defaults.timezone)
+            return SqliteStore(path, connection, pepper, settings)
         except BaseException:
             connection.close()
             raise

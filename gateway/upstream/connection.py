@@ -8,13 +8,13 @@ re-formatted). It knows nothing of accounts, formats or error envelopes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.errors import GatewayError
 from gateway.running import Waiter
-from gateway.upstream.body import LAST_CHUNK, WHOLE, Body, ChunkedBody, CloseBody, body_of, frame
+from gateway.upstream.body import LAST_CHUNK, WHOLE, Body, ChunkedBody, CloseBody, LengthBody, body_of, frame
 from gateway.upstream.head import CHUNKED, MAX_HEAD_BYTES, ResponseHead, nonsense, parse_head
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ RELAY: Final = 5  # body, unframed and passed on
 PULL: Final = 6  # body, kept for `pieces`
 ENDED: Final = 7  # the body is whole
 BROKEN: Final = 8
+WATCH: Final = 9  # body, shown to a watch and passed on
 
 
 class ClientSide(Protocol):
@@ -48,6 +49,24 @@ class ClientSide(Protocol):
     @property
     def writing_paused(self) -> bool:
         """Whether the client's transport has asked for no more."""
+
+
+class Watch(Protocol):
+    """What sees a relay's payload on its way, and may keep a part of it back."""
+
+    def feed(self, payload: bytes) -> bytes:
+        """What of a piece goes on: `payload` itself where that is all of it."""
+
+    def finish(self) -> bytes:
+        """What goes on now that the body has ended."""
+
+
+def recorded(pool: Pool, answer: bytes) -> UpstreamConnection:
+    """A connection on which this whole answer, head included, has just come: it is delivered like any other."""
+    link = UpstreamConnection(pool)
+    link.state = HEAD
+    link.data_received(answer)
+    return link
 
 
 def broke_off() -> GatewayError:
@@ -78,6 +97,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_tail_is_chunk",
         "_target",
         "_waiter",
+        "_watch",
+        "_withheld",
         "first_body_at",
         "head",
         "idle_since",
@@ -122,6 +143,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._own_chunks = False
         self._tail = b""
         self._tail_is_chunk = False
+        self._watch: Watch | None = None
+        self._withheld = b""  # the last byte of a body with a length, until its end may be told
 
     # asyncio's callbacks
 
@@ -156,6 +179,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._relay_chunks(data)
             elif state == RELAY:
                 self._relay_payload(cast(Body, self._body).feed(data))
+            elif state == WATCH:
+                self._relay_watched(data)
             elif state in {COLLECT, HOLD, PULL}:
                 self._keep(data)
             else:  # an upstream that speaks out of turn cannot be trusted with another request
@@ -244,7 +269,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body's payload as it arrives; the upstream is read no faster than this is."""
-        if self.state in {HOLD, COLLECT}:
+        if self.state in {HOLD, COLLECT, WATCH}:
             self.state = PULL
             self._framed = []
         while True:
@@ -261,22 +286,36 @@ class UpstreamConnection(asyncio.Protocol):
                 await self._sleep()
 
     async def relay(
-        self, client: ClientSide, head: bytes, *, chunked: bool, looks_whole: Callable[[bytes], bool] | None = None
+        self,
+        client: ClientSide,
+        head: bytes,
+        *,
+        chunked: bool,
+        looks_whole: Callable[[bytes], bool] | None = None,
+        watch: Watch | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Writes `head` and then the body to the client as it arrives, until its clean end.
 
         `chunked`: the client is sent chunks, the upstream's own where it sends chunks too, one for each read otherwise;
         without it the payload is written bare. `looks_whole` judges the tail of a body that ended with its connection,
-        which a cut may do too. Raises what broke the body off; `append` then says how a last payload may be added.
+        which a cut may do too. `watch` sees the payload on its way; `before_end`, given with a watch, is awaited when
+        all of the body is there, before the client can know it. Raises what broke the body off; `append` then says how
+        a last payload may be added.
         """
         transport = client.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
         self._target = transport
         self._framed_relay = chunked
-        self._own_chunks = chunked and self._framing_kept
+        self._own_chunks = chunked and self._framing_kept and watch is None
+        self._watch = watch
+        if watch is not None:
+            self._pieces = [passed for piece in self._pieces if (passed := watch.feed(piece))]
+            if self.state == ENDED:
+                self._withhold_last(self._pieces)
         if self.state in {HOLD, COLLECT}:
-            self.state = RELAY_CHUNKS if self._own_chunks else RELAY
+            self.state = WATCH if watch is not None else RELAY_CHUNKS if self._own_chunks else RELAY
         held = self._framed if self._own_chunks else self._dressed(self._pieces)
         if self._collected < HELD_BYTES:  # head and first bytes leave in one packet
             transport.write(b"".join((head, *held)))
@@ -294,11 +333,29 @@ class UpstreamConnection(asyncio.Protocol):
                 await self._wait()
             if looks_whole is not None and isinstance(self._body, CloseBody) and not looks_whole(self.tail):
                 raise broke_off()
+            if before_end is not None:
+                await before_end()
+            if client.transport is None:
+                raise ConnectionResetError("the client has gone")
+            rest = self._withheld if watch is None else self._withheld + watch.finish()
+            if rest:
+                transport.write(frame(rest) if chunked else rest)
+                self._note([rest])
             if chunked and not self._own_chunks:
                 transport.write(LAST_CHUNK)
         finally:
             client.relay = None
             self._target = None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the whole request was sent and its answer is still to come, or to end."""
+        return self.request_whole and self.transport is not None and self.state not in {IDLE, ENDED, BROKEN}
+
+    def detach(self) -> None:
+        """Sends nothing more of a relay to its client: what is still to come is for `pieces`."""
+        if self.state == WATCH:
+            self.state = PULL
 
     def append(self, payload: bytes) -> bytes:
         """The bytes that add a payload to a relay that broke off, in the framing in which it stopped."""
@@ -453,6 +510,38 @@ class UpstreamConnection(asyncio.Protocol):
             piece = _joined(pieces)
             cast(asyncio.Transport, self._target).write(frame(piece) if self._framed_relay else piece)
         self._end_if_over(cast(Body, self._body))
+
+    def _relay_watched(self, data: bytes) -> None:
+        body, target, watch = self._body, self._target, self._watch
+        assert body is not None  # noqa: S101  # set together with the state; cheaper than a cast
+        assert target is not None  # noqa: S101
+        assert watch is not None  # noqa: S101
+        if self._framed_relay and type(body) is ChunkedBody and body.one_chunk(data):
+            payload = data[data.index(b"\n") + 1 : -2]
+            passed = watch.feed(payload)
+            if passed is payload:  # the chunk goes on as it came
+                target.write(data)
+            elif passed:
+                target.write(frame(passed))
+            if passed:
+                self._note([passed])
+            return
+        pieces = [passed for piece in body.feed(data) if (passed := watch.feed(piece))]
+        if body.done:
+            self._withhold_last(pieces)
+        self._note(pieces)
+        if pieces:
+            piece = _joined(pieces)
+            target.write(frame(piece) if self._framed_relay else piece)
+        self._end_if_over(body)
+
+    def _withhold_last(self, pieces: list[bytes]) -> None:
+        """Takes the last byte off where the client would know by it that the body is whole."""
+        if pieces and not self._framed_relay and isinstance(self._body, LengthBody):
+            last = pieces.pop()
+            self._withheld = last[-1:]
+            if len(last) > 1:
+                pieces.append(last[:-1])
 
     def _dressed(self, pieces: list[bytes]) -> list[bytes]:
         """Payload as a relay without the upstream's own chunks sends it."""

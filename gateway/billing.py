@@ -1,0 +1,304 @@
+"""The bill of a call: what is held for it before the upstream is touched, and what it comes to when it has ended.
+
+Knows the price list and the store's holds; how an answer is delivered is others' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+from gateway.charging import NOTHING, Price, Prices, Use, greatest_use
+from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
+from gateway.errors import GatewayError
+from gateway.metering import GATHER_BYTES, RUNNING_GATHER_BYTES, Meter, Watch
+from gateway.store.interface import (
+    Charged,
+    Extension,
+    Hold,
+    InsufficientBalanceError,
+    KeptAnswer,
+    KeyTakenError,
+    Settlement,
+    StoreError,
+)
+from gateway.tokens import TokenCounter, completion_tokens, prompt_tokens
+from gateway.types import Account, Call, CallRecord, Settled, Usage
+from gateway.usage import whole_usage
+
+FREE_STATUSES = frozenset({402, 429})
+"""Answers that are 2000 but speak of the operator's own standing with the upstream: nobody is charged for them."""
+
+_STREAMED_USAGE = frozenset({"v1/chat/completions", "v1/completions"})
+_SOUND_BYTES_PER_S = 16_000  # 128 kbit/s: of sound whose length nobody tells
+
+
+class Books(Protocol):
+    """What a bill asks of the store."""
+
+    async def hold(self, hold: Hold) -> None: ...
+
+    async def extend(self, extension: Extension) -> None: ...
+
+    async def settle(self, settlement: Settlement) -> Charged: ...
+
+
+class Bill:
+    """What one call has to pay. Changes as the call goes on; settled once.
+
+    `price` None: nothing, but its tokens count or its answer is kept. `held_micros` None: nothing was held yet, and
+    nothing has to be settled.
+    """
+
+    __slots__ = (
+        "_images",
+        "_milliseconds",
+        "_told",
+        "_whole",
+        "account_id",
+        "answer",
+        "call",
+        "call_id",
+        "held_micros",
+        "key",
+        "price",
+        "received_bytes",
+        "settled",
+        "status",
+        "uploaded_bytes",
+        "watch",
+    )
+
+    def __init__(self, call_id: int, account_id: int, call: Call, price: Price | None, key: str | None) -> None:
+        self.call_id = call_id
+        self.account_id = account_id
+        self.call = call
+        self.price = price
+        self.key = key
+        self.held_micros: int | None = None
+        self.settled = False  # or about to be
+        self.watch: Watch | None = None
+        self.uploaded_bytes = 0
+        self.received_bytes = 0  # of an answer that is a file
+        self.answer: KeptAnswer | None = None
+        self._told: Usage | None = None
+        self._images = 0
+        self._milliseconds = 0
+        self._whole: bytes | None = None
+        self.status = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether something has to be written down before the upstream is touched."""
+        return self.price is not None or self.key is not None
+
+    def note_whole(self, status: int, body: bytes, json: bytes | None) -> None:
+        """Takes a whole answer to account."""
+        self.status = status
+        if json is not None and status < 300:
+            self._whole = body
+            self._told, self._images, self._milliseconds = whole_usage(json)
+
+    def use(self, counter: TokenCounter, *, streamed: bool) -> Use:
+        """What the call has used, as far as it was delivered; counted by us where the upstream does not tell."""
+        price, usage, estimated = self.price, self._told, False
+        if streamed and self.watch is not None and self.watch.meter is not None:
+            usage = self.watch.meter.finish()
+        if usage is None:
+            usage = self._estimate(counter, streamed=streamed)
+            estimated = price is None or price.counts_tokens
+        milliseconds = self._milliseconds
+        if price is not None and price.per_second and not milliseconds:
+            heard = self.received_bytes or self.uploaded_bytes
+            milliseconds = min(heard * 1000 // _SOUND_BYTES_PER_S, price.max_seconds * 1000)
+            estimated = True
+        return Use(usage, self._images, milliseconds, estimated)
+
+    def _estimate(self, counter: TokenCounter, *, streamed: bool) -> Usage:
+        completion = 0
+        if streamed and self.watch is not None and self.watch.meter is not None:
+            completion = self.watch.meter.delivered_tokens
+        elif self._whole is not None:
+            completion = completion_tokens(counter, self.call.method, self._whole)
+        return Usage(prompt_tokens(counter, self.call.method, self.call.arguments), completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """Makes bills, holds what they may come to, and says what they came to."""
+
+    prices: Prices
+    charging: ChargingSettings
+    idempotency: IdempotencySettings
+    upstream: UpstreamSettings
+    counter: TokenCounter
+    books: Books
+
+    def open(self, call_id: int, account: Account, call: Call, key: str | None, *, upload: bool) -> Bill | None:
+        """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price."""
+        price = self._price(account, call, upload=upload) if self.prices else None
+        if price is None and key is None and account.tokens_per_minute is None:
+            return None
+        return Bill(call_id, account.id, call, price, key)
+
+    def _price(self, account: Account, call: Call, *, upload: bool) -> Price | None:
+        """The call's price; of an upload that does not tell its model, the highest that it may have."""
+        model = call.arguments.model
+        if upload and model is None:
+            possible = self.prices.possible(account.price_list, call.method)
+            price = max(possible, key=lambda each: each.cost(greatest_use(each, call)), default=None)
+        else:
+            price = self.prices.find(account.price_list, call.method, model)
+        # What only reads is free at every upstream, so that it needs no price.
+        if price is None and self.charging.unpriced == "refused" and call.verb not in {"GET", "DELETE"}:
+            of = f" of the model {model}" if model is not None else ""
+            raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
+        if price is None or not price.cost(greatest_use(price, call)):
+            return None
+        return price
+
+    async def hold(self, bill: Bill, started_at: float) -> None:
+        """Holds the greatest cost of a call, durably. Raises 4016, 4008 for a key in use, 4000."""
+        call, price, amount = bill.call, bill.price, 0
+        if price is not None:
+            running = self.charging.running_tokens if self._holds_running(call) else None
+            amount = price.cost(greatest_use(price, call, running_tokens=running))
+        hold = Hold(
+            bill.call_id, bill.account_id, amount, call.request_id, call.front, call.method,
+            call.arguments.model, started_at, call.client_ip, bill.key, fingerprint(call) if bill.key else b"",
+        )  # fmt: skip
+        bill.held_micros = amount  # before it is: whoever is cancelled meanwhile has to settle
+        try:
+            await self.books.hold(hold)
+        except InsufficientBalanceError:
+            bill.held_micros = None
+            raise GatewayError("4016", "the balance does not cover what the call may cost") from None
+        except KeyTakenError:
+            bill.held_micros = None
+            raise key_in_use() from None
+        except StoreError as error:
+            raise GatewayError("4000", "the books cannot be written, so that nothing can be charged") from error
+
+    def asks_usage(self, bill: Bill) -> bool:
+        """Whether the upstream is asked for the usage of a stream on our own account."""
+        call = bill.call
+        if not (call.stream and self.upstream.ask_usage and call.method in _STREAMED_USAGE):
+            return False
+        options = call.arguments.values.get("stream_options")
+        if options is not None and not isinstance(options, dict):
+            return False  # wrong: the upstream says so
+        return not (isinstance(options, dict) and options.get("include_usage") is True)
+
+    def watch(self, bill: Bill, *, asked: bool, stop: Callable[[GatewayError], None]) -> Watch:
+        """What a stream is shown to on its way. `stop` ends it when the balance has run out."""
+        running = bill.price is not None and self._holds_running(bill.call)
+        meter = Meter(
+            bill.call.method, self.counter.count, gather_bytes=RUNNING_GATHER_BYTES if running else GATHER_BYTES
+        )
+        watch = bill.watch = Watch(meter, sieves=asked, keep_limit_bytes=self._keep_limit(bill))
+        if running:
+            watch.noted = _Running(self, bill, meter, stop).look
+        return watch
+
+    def watch_file(self, bill: Bill) -> Watch:
+        """What a file is shown to on its way."""
+        watch = bill.watch = Watch(None, sieves=False, keep_limit_bytes=self._keep_limit(bill))
+        return watch
+
+    def _keep_limit(self, bill: Bill) -> int:
+        return self.idempotency.max_answer_bytes if bill.key is not None else 0
+
+    def reads_on(self, bill: Bill) -> bool:
+        """Whether an answer is read to its end though its client has left: one that is kept is still wanted."""
+        return bill.holds and (self.upstream.client_left == "drain" or bill.key is not None)
+
+    def keep(self, bill: Bill, status: int, content_type: str, fields: str, body: bytes | None) -> None:
+        """Keeps a whole answer for whoever repeats the call's idempotency key."""
+        if bill.key is not None and body is not None and len(body) <= self.idempotency.max_answer_bytes:
+            bill.answer = KeptAnswer(status, content_type, fields, body)
+
+    def _holds_running(self, call: Call) -> bool:
+        return call.stream and self.charging.stream_hold == "running"
+
+    def total(self, bill: Bill, code: str, *, streamed: bool, begun: bool) -> tuple[Use, int]:
+        """What a call used and what it costs in millionths, by how it has ended (contract, sections 4 and 6).
+
+        `begun`: something of an answer was delivered, so that a code other than 0000 means that it broke off.
+        """
+        price = bill.price
+        if code == "2000":
+            pays = price is not None and "2000" in self.charging.charged and bill.status not in FREE_STATUSES
+            return NOTHING, price.per_call if pays and price is not None else 0
+        cut_off = begun and code != "0000"
+        if code != "0000" and not cut_off:
+            return NOTHING, 0
+        use = bill.use(self.counter, streamed=streamed)
+        if price is None or (code == "0000" and "0000" not in self.charging.charged):
+            return use, 0
+        if cut_off and code != "4016" and self.upstream.upstream_cut == "nothing":
+            return use, 0
+        return use, price.cost(use)
+
+    def settlement(self, bill: Bill, record: CallRecord) -> Settlement:
+        """How a held call ends. What was charged keeps its key; a call that failed may be made again under it."""
+        keeps = record.outcome in {"0000", "2000"} or record.charge_micros > 0
+        return Settlement(record, bill.answer, keyed=bill.key is not None, keeps_key=keeps)
+
+
+class _Running:
+    """Holds more for a stream as it runs, and ends it when the balance does not cover more."""
+
+    __slots__ = ("_at_tokens", "_bill", "_billing", "_meter", "_stop", "_task")
+
+    def __init__(self, billing: Billing, bill: Bill, meter: Meter, stop: Callable[[GatewayError], None]) -> None:
+        self._billing = billing
+        self._bill = bill
+        self._meter = meter
+        self._stop = stop
+        self._at_tokens = billing.charging.running_tokens // 2
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self) -> None:
+        """Called after each piece of the stream."""
+        if self._task is None and self._meter.running_tokens >= self._at_tokens:
+            self._task = asyncio.get_running_loop().create_task(self._extend())
+
+    async def _extend(self) -> None:
+        bill, more = self._bill, self._billing.charging.running_tokens
+        assert bill.price is not None  # noqa: S101  # only such bills run
+        amount = bill.price.cost(Use(Usage(0, more))) - bill.price.per_call
+        try:
+            if not bill.settled:
+                await self._billing.books.extend(Extension(bill.call_id, bill.account_id, amount))
+        except InsufficientBalanceError:
+            self._stop(GatewayError("4016", "the balance ran out in the middle of the stream"))
+        except StoreError:
+            self._stop(GatewayError("4000", "the books cannot be written, so that nothing more can be charged"))
+        else:
+            self._at_tokens += more
+            self._task = None
+
+
+def settled_as(use: Use, bill: Bill) -> Settled:
+    """How a charge came about, for the log."""
+    if bill.price is None:
+        return "free"
+    return "estimated" if use.estimated else "exact"
+
+
+def fingerprint(call: Call) -> bytes:
+    """Tells one request under an idempotency key from another: method and arguments, not how it wants its answer."""
+    digest = blake2b(digest_size=16)
+    for part in (call.method.encode(), call.verb.encode(), call.query.encode(), call.arguments.text):
+        digest.update(b"%d:%b" % (len(part), part))
+    return digest.digest()
+
+
+def key_in_use() -> GatewayError:
+    """The refusal of a call whose idempotency key belongs to one that runs."""
+    return GatewayError(
+        "4008", "a call with this idempotency key is still running", param="idempotency_key", retry_after_s=1
+    )

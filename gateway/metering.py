@@ -1,0 +1,236 @@
+"""Watching a stream on its way: what it says that was used, what text went by, and the one event that stays here.
+
+Pure: payload in, payload out. A meter costs a chunk one append; it reads what has gathered some kilobytes at a time,
+and whole lines only, so its memory does not grow with the stream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+
+from gateway.types import Usage
+from gateway.usage import event_usage
+
+GATHER_BYTES: Final = 8_192
+RUNNING_GATHER_BYTES: Final = 1_024  # where it counts how far a stream has come
+_MAX_LINE_BYTES: Final = 262_144  # a longer line is counted by its length
+_MAX_TEXT_BYTES: Final = 262_144  # of the text that waits to be counted
+_DATA: Final = b"data:"
+_USAGE = re.compile(rb'"usage"[ \t]*:[ \t]*\{')
+_STRING = rb'[ \t]*:[ \t]*"((?:[^"\\]|\\.)*)"'
+_TEXTS = {
+    "v1/chat/completions": re.compile(rb'"(?:content|reasoning_content|reasoning|refusal|arguments|name)"' + _STRING),
+    "v1/completions": re.compile(rb'"text"' + _STRING),
+}
+_OTHER_TEXTS = re.compile(rb'"delta"' + _STRING)  # responses, transcriptions: only what is new, not what repeats it
+
+
+class Meter:
+    """Reads along with a stream. `usage` is what it told last; None while it has told nothing."""
+
+    __slots__ = ("_count", "_counted", "_gather_bytes", "_gathered", "_pieces", "_rest", "_text", "_texts", "usage")
+
+    def __init__(self, method: str, count: Callable[[str], int], *, gather_bytes: int = GATHER_BYTES) -> None:
+        self._count = count
+        self._gather_bytes = gather_bytes
+        self._texts = _TEXTS.get(method, _OTHER_TEXTS)
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+        self._rest = b""  # the unfinished line
+        self._text = b""  # what went by, still escaped as in JSON
+        self._counted = 0
+        self.usage: Usage | None = None
+
+    def feed(self, payload: bytes) -> None:
+        """Takes a piece of the stream."""
+        self._pieces.append(payload)
+        self._gathered += len(payload)
+        if self._gathered > self._gather_bytes:
+            self._read()
+
+    @property
+    def delivered_tokens(self) -> int:
+        """An estimate of the tokens of what went by."""
+        self._read()
+        if self._text:
+            self._counted += self._count(_unescaped(self._text))
+            self._text = b""
+        return self._counted
+
+    @property
+    def running_tokens(self) -> int:
+        """Roughly how many tokens have gone by, not fewer than there were; what has gathered last is not read yet."""
+        return self._counted + len(self._text) // 3
+
+    def finish(self) -> Usage | None:
+        """What the stream told was used, once it has ended; its last line may lack its end."""
+        self._read()
+        self._look(self._rest)
+        self._rest = b""
+        return self.usage
+
+    def _read(self) -> None:
+        if not self._pieces:
+            return
+        text = self._rest + b"".join(self._pieces)
+        self._pieces.clear()
+        self._gathered = 0
+        end = text.rfind(b"\n") + 1
+        self._rest = text[end:]
+        if len(self._rest) > _MAX_LINE_BYTES:
+            self._counted += len(self._rest) // 4
+            self._rest = b""
+        self._look(text[:end])
+
+    def _look(self, lines: bytes) -> None:
+        if not lines:
+            return
+        if _USAGE.search(lines) is not None:
+            self.usage = _last_usage(lines) or self.usage
+        self._text += b"".join(self._texts.findall(lines))
+        if len(self._text) > _MAX_TEXT_BYTES:
+            self._counted += self._count(_unescaped(self._text))
+            self._text = b""
+
+
+def _last_usage(lines: bytes) -> Usage | None:
+    for line in reversed(lines.splitlines()):
+        if _USAGE.search(line) is not None and (usage := event_usage(line.removeprefix(_DATA))) is not None:
+            return usage
+    return None
+
+
+def _unescaped(text: bytes) -> str:
+    """What stands between the quotes of JSON strings; one that is none is taken as it is."""
+    try:
+        value = orjson.loads(b'"%b"' % text)
+    except orjson.JSONDecodeError:
+        return text.decode("utf-8", "replace")
+    return str(value)
+
+
+_EMPTY_CHOICES = re.compile(rb'"choices"[ \t]*:[ \t]*\[[ \t]*\]')
+_FILLED_CHOICES = re.compile(rb'"choices"[ \t]*:[ \t]*\[[ \t]*[^\] \t]')
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_MAX_HELD_BYTES: Final = 4_096
+
+
+class Sieve:
+    """Takes out of a stream the event that tells nothing but the usage, which the gateway asked for and not the client.
+
+    All other bytes pass unchanged, each as soon as it is certain that it is no part of that event: a whole event at
+    once, the beginning of one when its choices are seen to be some.
+    """
+
+    __slots__ = ("_held", "_passed")
+
+    def __init__(self) -> None:
+        self._held = b""  # the beginning of an event that may be the one
+        self._passed = b""  # the last bytes of an event whose beginning has gone on; empty at an event's beginning
+
+    def feed(self, payload: bytes) -> bytes:
+        """What of the stream can go on now: `payload` itself where that is all of it."""
+        if not self._held and not self._passed and payload.endswith(b"\n\n") and _EMPTY_CHOICES.search(payload) is None:
+            return payload  # whole events, as most reads are
+        before = self._passed
+        text = before + self._held + payload
+        self._held = b""
+        gone = len(before)  # so much of the text went on earlier
+        passed: list[bytes] = []
+        start = 0
+        for end in _EVENT_END.finditer(text):
+            if before or not tells_usage_only(text[start : end.end()]):
+                passed.append(text[max(start, gone) : end.end()])
+            start = end.end()
+            before = b""
+        rest = text[start:]
+        if rest and not before and _may_tell_usage_only(rest):
+            self._held, self._passed = rest, b""
+        else:
+            passed.append(text[max(start, gone) :])
+            self._passed = rest[-3:]
+        return b"".join(passed)
+
+    def finish(self) -> bytes:
+        """What was held when the stream ended: an unfinished event, unless it is the one."""
+        rest, self._held = self._held, b""
+        return b"" if tells_usage_only(rest) else rest
+
+
+def tells_usage_only(event: bytes) -> bool:
+    """Whether an event is the one that `stream_options.include_usage` adds: no choices, and a usage."""
+    if _EMPTY_CHOICES.search(event) is None or _USAGE.search(event) is None:
+        return False
+    field = event.strip(b"\r\n")
+    if not field.startswith(_DATA):
+        return False
+    try:
+        value = orjson.loads(field[len(_DATA) :])
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(value, dict) and value.get("choices") == [] and isinstance(value.get("usage"), dict)
+
+
+def _may_tell_usage_only(beginning: bytes) -> bool:
+    """Whether an event that begins so could still turn out to be that one."""
+    if len(beginning) > _MAX_HELD_BYTES:
+        return False
+    field = beginning.lstrip(b"\r\n")
+    if not (field.startswith(_DATA) or _DATA.startswith(field)):
+        return False
+    data = field[len(_DATA) :].lstrip(b" ")
+    return (not data or data.startswith(b"{")) and _FILLED_CHOICES.search(field) is None
+
+
+class Watch:
+    """What a relay shows its payload to on its way: a meter, a sieve and a keeper, each where it is wanted."""
+
+    __slots__ = ("_keep_limit", "_kept", "_kept_bytes", "_sieve", "meter", "noted")
+
+    def __init__(self, meter: Meter | None, *, sieves: bool, keep_limit_bytes: int = 0) -> None:
+        self.meter = meter
+        self._sieve = Sieve() if sieves else None
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._keep_limit = keep_limit_bytes
+        self.noted: Callable[[], None] | None = None  # called after each piece
+
+    @property
+    def sieves(self) -> bool:
+        """Whether the event that tells the usage stays here."""
+        return self._sieve is not None
+
+    def feed(self, payload: bytes) -> bytes:
+        """What of a piece goes on to the client: `payload` itself where that is all of it."""
+        if self.meter is not None:
+            self.meter.feed(payload)
+        passed = payload if self._sieve is None else self._sieve.feed(payload)
+        if self._keep_limit:
+            self.keep(passed)
+        if self.noted is not None:
+            self.noted()
+        return passed
+
+    def finish(self) -> bytes:
+        """What was held back and goes on now that the stream has ended."""
+        passed = b"" if self._sieve is None else self._sieve.finish()
+        if passed and self._keep_limit:
+            self.keep(passed)
+        return passed
+
+    def keep(self, passed: bytes) -> None:
+        """Keeps what the client was given, until it is too much."""
+        self._kept_bytes += len(passed)
+        if self._kept_bytes <= self._keep_limit:
+            self._kept.append(passed)
+        else:
+            self._kept.clear()
+
+    @property
+    def kept(self) -> bytes | None:
+        """All that the client was given; None where it was too much to keep."""
+        return b"".join(self._kept) if 0 < self._kept_bytes <= self._keep_limit else None
