@@ -65,12 +65,12 @@ class Application:
         self._road = road
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.server.trusted_proxies)
         self.draining = False
-        self.under_way = 0
+        self._answering = 0
 
     @property
-    def reading_on(self) -> int:
-        """Answers that are read to their end though their clients have left."""
-        return len(self._road.reading_on)
+    def under_way(self) -> int:
+        """Calls that are not over, those among them whose clients have left."""
+        return self._answering + len(self._road.reading_on)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request that aiohttp read."""
@@ -104,11 +104,11 @@ class Application:
             client.keep_alive = False
         if self._settings.server.cors_origins:
             client.cors = _cors(client.head, self._settings.server.cors_origins)
-        self.under_way += 1
+        self._answering += 1
         try:
             await self._dispatch(client, valid=valid)  # not a coroutine of its own: one less to step through
         finally:
-            self.under_way -= 1
+            self._answering -= 1
         return client.keep_alive and not self.draining
 
     def _dispatch(self, client: Client, *, valid: bool) -> Awaitable[None]:
@@ -240,10 +240,8 @@ async def _drain(application: Application, server: Server, site: web.BaseSite, l
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             # No transport tells when its last byte has gone.
-            while (
-                application.under_way
-                or application.reading_on
-                or any(client.unsent_bytes or client.is_receiving for client in server.clients())
+            while application.under_way or any(  # noqa: ASYNC110
+                client.unsent_bytes or client.is_receiving for client in server.clients()
             ):
                 await asyncio.sleep(DRAIN_LOOK_S)
     if application.under_way:

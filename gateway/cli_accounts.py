@@ -259,12 +259,10 @@ def rotate(name: str, secret: str | None, config: Path | None, as_json: bool) ->
 @json_option
 def topup(name: str, amount: int, config: Path | None, as_json: bool) -> None:
     """Add AMOUNT, such as 12.50, to an account's balance."""
-    _update(
-        name,
-        lambda account: replace(account, balance_micros=account.balance_micros + amount),
-        read_settings(config),
-        as_json,
-    )
+    settings = read_settings(config)
+    with opened_store(settings) as store:
+        account = store.accounts.top_up(name, amount)
+    _print_account(account, settings, as_json, None)
 
 
 @accounts.command()

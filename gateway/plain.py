@@ -119,7 +119,7 @@ class PlainConnection(ClientSide, Runner, asyncio.Protocol):
         self.transport = self.wire = None
         self._server.plain.discard(self)
         if self.relay is not None:
-            self.relay.abort()
+            self.relay.client_left()
         self.cancel()
         self._held.clear()
         self._wake_writer()

@@ -78,7 +78,7 @@ class Progress:
 
     @property
     def ids(self) -> tuple[str, str]:
-        """request_id and last_id, the row in the log; that is empty while no account is known, for then there is none."""
+        """request_id and last_id, the row in the log: empty while no account is known, for then there is no row."""
         if self.replayed is not None:
             return self.replayed[0], str(self.replayed[1])
         return self.request_id, str(self.row_id) if self.account is not None else ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -103,6 +104,7 @@ class Road:
         link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
             link.send(request)
+            link.outlives_client = settler is not None and self.billing.reads_on(settler.bill)
             head = await (link.answer() if upload is None else answer_to_upload(link, upload.pieces, upload.length))
             progress.upstream_s = monotonic() - progress.started
             writer = Writer(self.writing, client, progress, self.accounts)
@@ -216,6 +218,10 @@ class Road:
             self._record(client, progress)
 
     async def _refuse(self, client: Client, progress: Progress, error: GatewayError) -> None:
+        progress.outcome = error.code
+        if progress.settler is not None:
+            with suppress(GatewayError):  # then what was held comes back later
+                await progress.settler.settle(client.sent_status or error.code.native_status, client.sent_bytes)
         if client.sent_status:  # too late to say anything: the connection must not look whole
             progress.outcome = error.code
             progress.cut = True
@@ -224,8 +230,8 @@ class Road:
         await Writer(self.writing, client, progress, self.accounts).refuse(error)
 
     def _read_on(self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection) -> None:
-        """Lets the answer of a call whose client has left go on to its end, in a task of its own, where that is wanted."""
-        if not (self.billing.reads_on(settler.bill) and link.is_answering):
+        """Reads the answer of a call whose client has left to its end, in a task of its own, where that is wanted."""
+        if not (link.outlives_client and link.is_answering):
             return
         progress.detached = True
         progress.cut = True

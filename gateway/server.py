@@ -116,7 +116,7 @@ class ClientConnection(ClientSide, web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has gone: its upstream exchange ends at once; aiohttp then cancels the handler."""
         if self.relay is not None:
-            self.relay.abort()
+            self.relay.client_left()
         self.wire = None
         super().connection_lost(exc)
 

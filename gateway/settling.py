@@ -81,7 +81,7 @@ class Settler:
         """Settles the call as it stands, its answer being about to be sent whole. Raises 4000: nothing is charged."""
         progress, bill = self._progress, self.bill
         self.reckon()
-        if bill.held_micros is None or bill.settled or not (progress.charge_micros or bill.key):
+        if bill.held_micros is None or bill.settled:
             return
         now = monotonic()
         record = self.record(now, status, progress.first_byte_at or now, sent_bytes)

@@ -88,7 +88,7 @@ class _Answer(msgspec.Struct):
 
     usage: Any = None
     response: Any = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
     duration: Any = None
 
 
@@ -133,7 +133,7 @@ def whole_usage(body: bytes) -> tuple[Usage | None, int, int]:
     try:
         answer = msgspec.json.decode(body, type=_Answer)
         items = 0
-        if answer.data is not None and bytes(answer.data).startswith(b"["):
+        if bytes(answer.data).startswith(b"["):
             items = len(msgspec.json.decode(answer.data, type=list[msgspec.Raw]))
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None, 0, 0

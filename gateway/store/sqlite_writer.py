@@ -117,6 +117,8 @@ class Writer:
             self._refuse()
             return
         self._pending.append(item)
+        if isinstance(item, Settlement):  # a hold that is over must not keep the next call out
+            self._urgent.set()
         if not self._wake.is_set():  # asking costs a tenth of setting
             self._wake.set()
 

@@ -102,6 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
         "first_body_at",
         "head",
         "idle_since",
+        "outlives_client",
         "read_at",
         "reading_paused",
         "relayed_bytes",
@@ -144,6 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._tail = b""
         self._tail_is_chunk = False
         self._watch: Watch | None = None
+        self.outlives_client = False  # the answer is read to its end though its client leaves
         self._withheld = b""  # the last byte of a body with a length, until its end may be told
 
     # asyncio's callbacks
@@ -395,6 +397,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.read_at = monotonic()
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.resume_reading()
+
+    def client_left(self) -> None:
+        """The client of a relay is gone: the upstream is told at once, unless the rest of its answer is wanted too."""
+        if not self.outlives_client:
+            self.abort()
 
     def abort(self) -> None:
         """Ends the connection at once, whatever is under way: the upstream sees it close."""

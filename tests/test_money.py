@@ -1,0 +1,491 @@
+"""Every call is charged exactly once: holds, settlements, and what is charged by how a call ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+
+from tests.books import balance, charges, check_books, connect, database_of, rows
+from tests.chaos import LAST_CHUNK, Chaos, Close, Cut, Hang, Script, Wait, WaitFor, chunk, json_answer, sse_head
+from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native
+
+PRICES = """
+[[price]]
+method = "v1/chat/completions"
+model = "flat"
+per_call = "1"
+
+[[price]]
+method = "v1/chat/completions"
+model = "tokens*"
+per_call = "0.001"
+per_1k_prompt = "0.0025"
+per_1k_cached = "0.00125"
+per_1k_completion = "0.01"
+
+[[price]]
+method = "v1/images/*"
+per_image = "0.04"
+
+[[price]]
+method = "v1/audio/*"
+per_second = "0.0001"
+"""
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+MESSAGES = [{"role": "user", "content": "Why is the sea salty?"}]
+FLAT = {"model": "flat", "messages": MESSAGES}
+TOKENS = {"model": "tokens-1", "messages": MESSAGES, "max_tokens": 1000}
+
+
+def completion(usage: Mapping[str, Any] | None = USAGE, text: str = "Because of rivers.") -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    body: dict[str, Any] = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    return body if usage is None else {**body, "usage": usage}
+
+
+def event(text: str) -> bytes:
+    delta = {"choices": [{"index": 0, "delta": {"content": text}}], "usage": None}
+    return b"data: " + json.dumps(delta).encode() + b"\n\n"
+
+
+USAGE_EVENT = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def stream(*events: bytes) -> list[Any]:
+    return [sse_head(), *map(chunk, events), LAST_CHUNK]
+
+
+@contextmanager
+def priced(more: str = "", upstream: str = "", money: str = "10") -> Iterator[Gateway]:
+    with gateway_before_chaos(PRICES + more, upstream) as gateway:
+        if money != "0":
+            gateway.cli("accounts", "topup", "tester", money)
+        yield gateway
+    check_books(database_of(gateway)) if database_of(gateway).exists() else None
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    with priced() as running:
+        yield running
+        check_books(database_of(running))
+        assert balance(running)[1] == 0, "something is still held"
+
+
+async def chat(gateway: Gateway, arguments: Mapping[str, object], **headers: str) -> Answer:
+    return await native(gateway, "POST", "/v1/chat/completions", arguments, **headers)
+
+
+async def custom_chat(gateway: Gateway, arguments: Mapping[str, object], **parameters: str) -> Answer:
+    target = custom_path(gateway, method="v1/chat/completions", **parameters)
+    return await call(gateway, "POST", target, {"_o_args": arguments})
+
+
+@asynccontextmanager
+async def upstream(gateway: Gateway, *scripts: Script) -> AsyncIterator[Chaos]:
+    async with asyncio.timeout(60), Chaos(*scripts, port=gateway.upstream_port) as chaos:
+        yield chaos
+
+
+def row(gateway: Gateway, got: Answer) -> dict[str, Any]:
+    """The row of an answered call, in the store."""
+    columns = "outcome, charge_micros, shortfall_micros, settled, prompt_tokens, completion_tokens, cut, cache"
+    query = f"SELECT {columns} FROM calls WHERE id = ?"
+    while not (found := rows(database_of(gateway), query, int(got.headers["x-last-id"]))):
+        pass
+    return dict(zip(columns.split(", "), found[0], strict=True))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_two_hundred_calls_at_once_against_money_for_ten(gateway: Gateway, streamed: bool) -> None:
+    script: Script = stream(event("a"), DONE) if streamed else json_answer(completion())
+    async with upstream(gateway, script) as chaos:
+        answers = await asyncio.gather(*(chat(gateway, {**FLAT, "stream": streamed}) for _ in range(200)))
+    codes = [answer.status for answer in answers]
+    assert (codes.count(200), codes.count(402)) == (10, 190)
+    assert {answer.headers["x-error-code"] for answer in answers if answer.status == 402} == {"4016"}
+    assert len(chaos.exchanges) == 10
+    assert balance(gateway) == (0, 0)
+    assert charges(gateway) == [1_000_000] * 10
+
+
+async def test_tokens_are_charged_to_the_millionth_and_rounded_up_once(gateway: Gateway) -> None:
+    usage = {"prompt_tokens": 1001, "completion_tokens": 333, "prompt_tokens_details": {"cached_tokens": 400}}
+    async with upstream(gateway, json_answer(completion(usage))):
+        got = await chat(gateway, TOKENS)
+    # 1000 + (601 * 2500 + 400 * 1250 + 333 * 10000) / 1000 = 1000 + 5332.5
+    assert charges(gateway) == [6333]
+    assert balance(gateway) == (10_000_000 - 6333, 0)
+    assert row(gateway, got) == {
+        "outcome": "0000", "charge_micros": 6333, "shortfall_micros": 0, "settled": "exact",
+        "prompt_tokens": 1001, "completion_tokens": 333, "cut": 0, "cache": "off",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("result_type", ["json", "xml", "serialize"])
+async def test_version_2_tells_the_charge(gateway: Gateway, result_type: str) -> None:
+    async with upstream(gateway, json_answer(completion())):
+        got = await custom_chat(gateway, TOKENS, version="2", result_type=result_type)
+    assert b"0.0085" in got.body
+    assert charges(gateway) == [8500]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "charge"),
+    [(404, {"error": {"message": "no"}}, 1000), (400, {"error": "bad"}, 1000), (429, {"error": "slow"}, 0),
+     (402, {"error": "pay"}, 0), (500, {}, 0), (401, {}, 0)],
+)  # fmt: skip
+async def test_an_upstreams_refusal_pays_the_call_alone_and_its_failure_nothing(
+    gateway: Gateway, status: int, body: dict[str, Any], charge: int
+) -> None:
+    async with upstream(gateway, json_answer(body, status)):
+        await chat(gateway, TOKENS)
+    assert charges(gateway) == ([charge] if charge else [])
+
+
+@pytest.mark.parametrize("script", [[Close()], [Cut()], b"nonsense\r\n\r\n"])
+async def test_a_call_that_finds_no_upstream_pays_nothing(gateway: Gateway, script: Script) -> None:
+    async with upstream(gateway, script):
+        got = await chat(gateway, TOKENS)
+    assert got.status == 502
+    assert charges(gateway) == []
+
+
+async def test_money_is_held_while_the_call_runs(gateway: Gateway) -> None:
+    go_on = asyncio.Event()
+    async with upstream(gateway, [WaitFor(go_on), json_answer(completion())]) as chaos:
+        running = asyncio.create_task(chat(gateway, TOKENS))
+        await chaos.exchange(0)
+        have, held = balance(gateway)
+        go_on.set()
+        got = await running
+    # 1000 a call, at most one prompt token a byte of the arguments, 1000 completion tokens
+    size = len(json.dumps(TOKENS).encode())
+    assert (have, held) == (10_000_000, 1000 + -(-(size * 2500 + 1000 * 10000) // 1000))
+    assert got.status == 200
+
+
+async def test_no_more_is_charged_than_there_is_and_the_rest_is_recorded(gateway: Gateway) -> None:
+    huge = {"prompt_tokens": 10**15, "completion_tokens": 10**30}
+    async with upstream(gateway, json_answer(completion(huge))):
+        got = await custom_chat(gateway, TOKENS, version="2")
+    assert balance(gateway) == (0, 0)
+    assert got.json["charge"] == "10"
+    assert row(gateway, got)["shortfall_micros"] > 10**12
+
+
+@pytest.mark.parametrize(
+    ("usage", "charge"),
+    [
+        ({"prompt_tokens": 0, "completion_tokens": 0}, 1000),
+        ({"prompt_tokens": -5, "completion_tokens": -7}, 1000),
+        ({"prompt_tokens": 1000, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 10**9}}, 2250),
+        ({"prompt_tokens": 1000, "prompt_tokens_details": None}, 3500),
+        ({"input_tokens": 1000, "output_tokens": 100}, 4500),
+    ],
+)
+async def test_absurd_usage_is_clamped_and_zero_is_not_missing(
+    gateway: Gateway, usage: dict[str, Any], charge: int
+) -> None:
+    async with upstream(gateway, json_answer(completion(usage))):
+        got = await chat(gateway, TOKENS)
+    assert charges(gateway) == [charge]
+    assert row(gateway, got)["settled"] == "exact"
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many"}, {"prompt_tokens": None}])
+async def test_missing_usage_is_counted_and_said_to_be(gateway: Gateway, usage: dict[str, Any] | None) -> None:
+    async with upstream(gateway, json_answer(completion(usage, "word " * 300))):
+        got = await chat(gateway, TOKENS)
+    found = row(gateway, got)
+    assert found["settled"] == "estimated"
+    assert 200 < found["completion_tokens"] < 500
+    assert found["charge_micros"] > 3000
+
+
+async def test_a_name_in_what_the_upstream_repeats_is_not_the_usage(gateway: Gateway) -> None:
+    lie = {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    body = {**completion(), "tools": [lie], "metadata": lie}
+    async with upstream(gateway, json_answer(body)):
+        await chat(gateway, TOKENS)
+    assert charges(gateway) == [8500]
+
+
+# streams
+
+
+async def test_a_streams_usage_is_asked_for_and_kept_from_the_client(gateway: Gateway) -> None:
+    events = [event("Be"), event("cause")]
+    async with upstream(gateway, stream(*events, USAGE_EVENT, DONE)) as chaos:
+        got = await chat(gateway, {**TOKENS, "stream": True})
+    assert chaos.exchanges[0].json["stream_options"] == {"include_usage": True}
+    assert got.body == b"".join(events) + DONE
+    assert got.complete
+    assert charges(gateway) == [8500]
+    assert row(gateway, got)["settled"] == "exact"
+
+
+@pytest.mark.parametrize("result_type", ["jsonu", "xml"])
+async def test_it_is_kept_from_clients_of_other_formats_too(gateway: Gateway, result_type: str) -> None:
+    async with upstream(gateway, stream(event("Be"), USAGE_EVENT, DONE)):
+        got = await custom_chat(gateway, {**TOKENS, "stream": True}, result_type=result_type)
+    assert b"1500" not in got.body
+    assert got.body.count(b"\n\n") == 2
+    assert charges(gateway) == [8500]
+
+
+async def test_a_client_that_asks_for_the_usage_gets_it(gateway: Gateway) -> None:
+    options = {"include_usage": True, "include_obfuscation": False}
+    async with upstream(gateway, stream(event("Be"), USAGE_EVENT, DONE)) as chaos:
+        got = await chat(gateway, {**TOKENS, "stream": True, "stream_options": options})
+    assert chaos.exchanges[0].json["stream_options"] == options
+    assert got.body == event("Be") + USAGE_EVENT + DONE
+    assert charges(gateway) == [8500]
+
+
+async def test_other_stream_options_stay_as_they_were(gateway: Gateway) -> None:
+    async with upstream(gateway, stream(event("Be"), USAGE_EVENT, DONE)) as chaos:
+        await chat(gateway, {**TOKENS, "stream": True, "stream_options": {"include_obfuscation": False}})
+    assert chaos.exchanges[0].json["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+
+async def test_a_stream_without_usage_is_counted(gateway: Gateway) -> None:
+    async with upstream(gateway, stream(*[event("word ")] * 400, DONE)):
+        got = await chat(gateway, {**TOKENS, "stream": True})
+    found = row(gateway, got)
+    assert found["settled"] == "estimated"
+    assert 300 <= found["completion_tokens"] <= 700
+
+
+async def test_a_free_call_is_not_asked_for_anything() -> None:
+    with gateway_before_chaos() as gateway:
+        async with upstream(gateway, stream(event("Be"), DONE)) as chaos:
+            await chat(gateway, {**TOKENS, "stream": True})
+        assert "stream_options" not in chaos.exchanges[0].json
+
+
+async def left_stream(gateway: Gateway, chaos: Chaos, seen: bytes) -> str:
+    """Leaves a stream once something of it was seen; its last_id."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    body = json.dumps({**TOKENS, "stream": True}).encode()
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b" % (gateway.token.encode(), len(body), body)
+    )
+    got = await reader.readuntil(seen)
+    writer.transport.abort()
+    found = re.search(rb"X-Last-Id: (\d+)", got)
+    assert found is not None
+    return found[1].decode()
+
+
+async def settled_row(gateway: Gateway, last_id: str) -> tuple[Any, ...]:
+    query = "SELECT outcome, charge_micros, settled, completion_tokens, cut FROM calls WHERE id = ?"
+    async with asyncio.timeout(20):
+        while not (found := rows(database_of(gateway), query, int(last_id))):
+            await asyncio.sleep(0.01)
+    return found[0]
+
+
+async def test_a_stream_that_its_client_leaves_is_charged_for_what_was_delivered(gateway: Gateway) -> None:
+    async with upstream(gateway, [sse_head(), *[chunk(event("word "))] * 100, Hang()]) as chaos:
+        last_id = await left_stream(gateway, chaos, b"word ")
+        await chaos.connections[0].closed.wait()
+        outcome, charge, settled, tokens, cut = await settled_row(gateway, last_id)
+    assert (outcome, settled, cut) == ("0000", "estimated", 1)
+    assert charge > 1000
+    assert tokens >= 1
+
+
+async def test_by_the_operators_choice_it_is_read_to_its_end_and_charged_exactly() -> None:
+    with priced(upstream='client_left = "drain"') as gateway:
+        go_on = asyncio.Event()
+        script: Script = [
+            sse_head(),
+            chunk(event("word ")),
+            WaitFor(go_on),
+            *map(chunk, (USAGE_EVENT, DONE)),
+            LAST_CHUNK,
+        ]
+        async with upstream(gateway, script) as chaos:
+            last_id = await left_stream(gateway, chaos, b"word ")
+            await asyncio.sleep(0.2)  # long enough for a gateway that would cancel
+            assert not chaos.connections[0].closed.is_set()
+            go_on.set()
+            assert await settled_row(gateway, last_id) == ("0000", 8500, "exact", 500, 1)
+        check_books(database_of(gateway))
+
+
+async def test_reading_on_is_bounded() -> None:
+    with priced(upstream='client_left = "drain"\ndrain_bytes = 20000\ndrain_s = 5') as gateway:
+        async with upstream(gateway, [sse_head(), *[chunk(event("word "))] * 5000, Hang()]) as chaos:
+            last_id = await left_stream(gateway, chaos, b"word ")
+            await chaos.connections[0].closed.wait()
+            outcome, _, settled, _, cut = await settled_row(gateway, last_id)
+        assert (outcome, settled, cut) == ("0000", "estimated", 1)
+        async with upstream(gateway, [Hang()]):  # nothing within the time
+            task = asyncio.create_task(chat(gateway, TOKENS))
+            await asyncio.sleep(0.3)
+            task.cancel()
+        check_books(database_of(gateway))
+
+
+@pytest.mark.parametrize(("policy", "charged"), [("nothing", False), ("delivered", True)])
+async def test_a_stream_that_the_upstream_cuts_pays_by_the_operators_choice(policy: str, charged: bool) -> None:
+    with priced(upstream=f'upstream_cut = "{policy}"') as gateway:
+        async with upstream(gateway, [sse_head(), *[chunk(event("word "))] * 50, Cut()]):
+            got = await chat(gateway, {**TOKENS, "stream": True})
+        assert not got.complete
+        assert b'"5000"' in got.body
+        found = row(gateway, got)
+        assert (found["outcome"], found["charge_micros"] > 1000) == ("5000", charged)
+        check_books(database_of(gateway))
+        assert balance(gateway)[1] == 0
+
+
+async def test_a_balance_that_runs_out_ends_the_stream_with_a_word() -> None:
+    more = '\n[charging]\nstream_hold = "running"\nrunning_tokens = 100\n'
+    with priced(more, money="0.008") as gateway:
+        pieces = [piece for _ in range(4000) for piece in (chunk(event("word and word ")), Wait(0.0005))]
+        async with upstream(gateway, [sse_head(), *pieces, chunk(DONE), LAST_CHUNK]) as chaos:
+            got = await chat(gateway, {**TOKENS, "max_tokens": 100_000, "stream": True})
+            await chaos.connections[0].closed.wait()
+        assert b'"code":"4016"' in got.body
+        assert b"balance ran out" in got.body
+        assert b"[DONE]" not in got.body
+        assert not got.complete
+        assert row(gateway, got)["outcome"] == "4016"
+        have, held = balance(gateway)
+        assert held == 0
+        assert 0 <= have < 4000
+        check_books(database_of(gateway))
+
+
+# images, sound, prices
+
+
+async def test_images_and_seconds_are_charged(gateway: Gateway) -> None:
+    async with upstream(gateway, json_answer({"data": [{"url": "a"}, {"url": "b"}]})):
+        await native(gateway, "POST", "/v1/images/generations", {"prompt": "a", "n": 3})
+    assert charges(gateway) == [80_000]
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with upstream(gateway, json_answer({"text": "a", "duration": 12.5})):
+        await native(gateway, "POST", "/v1/audio/transcriptions", body, **headers)
+    assert charges(gateway) == [80_000, 1250]
+
+
+async def test_what_has_no_price_is_refused_but_for_reading(gateway: Gateway) -> None:
+    async with upstream(gateway, json_answer({"data": []})) as chaos:
+        got = await chat(gateway, {"model": "unheard-of", "messages": MESSAGES})
+        assert (got.status, got.headers["x-error-code"]) == (404, "4010")
+        assert chaos.exchanges == []
+        assert (await native(gateway, "GET", "/v1/models")).status == 200
+    assert charges(gateway) == []
+
+
+async def test_or_it_is_free_by_the_operators_choice_which_is_said_at_start() -> None:
+    with priced('\n[charging]\nunpriced = "free"\n') as gateway:
+        async with upstream(gateway, json_answer(completion())):
+            assert (await chat(gateway, {"model": "unheard-of", "messages": MESSAGES})).status == 200
+        assert "no price matches are free" in gateway.log
+        assert charges(gateway) == []
+
+
+async def test_a_balance_of_nothing_refuses_before_the_upstream_is_touched() -> None:
+    with priced(money="0") as gateway:
+        async with upstream(gateway, json_answer(completion())) as chaos:
+            got = await custom_chat(gateway, TOKENS)
+            assert (got.json["error_code"], chaos.exchanges) == ("4016", [])
+
+
+# idempotency
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_same_key_fifty_times_is_charged_once(gateway: Gateway, streamed: bool) -> None:
+    script: Script = stream(event("Be"), USAGE_EVENT, DONE) if streamed else json_answer(completion())
+    arguments = {**TOKENS, "stream": streamed}
+    async with upstream(gateway, script) as chaos:
+        first = await chat(gateway, arguments, **{"Idempotency-Key": "k-1"})
+        again = await asyncio.gather(*(chat(gateway, arguments, **{"Idempotency-Key": "k-1"}) for _ in range(49)))
+        assert len(chaos.exchanges) == 1
+    assert {answer.body for answer in again} == {first.body}
+    assert {answer.headers["x-last-id"] for answer in again} == {first.headers["x-last-id"]}
+    assert all(answer.complete and answer.headers["idempotent-replayed"] == "true" for answer in again)
+    assert charges(gateway) == [8500]
+
+
+async def test_another_body_under_the_key_is_refused(gateway: Gateway) -> None:
+    async with upstream(gateway, json_answer(completion())) as chaos:
+        await custom_chat(gateway, TOKENS, idempotency_key="k")
+        got = await custom_chat(gateway, FLAT, idempotency_key="k")
+        assert (got.json["error_code"], len(chaos.exchanges)) == ("4003", 1)
+        assert "another request" in got.json["reason"]
+
+
+async def test_one_still_running_is_refused_with_a_reason(gateway: Gateway) -> None:
+    go_on = asyncio.Event()
+    async with upstream(gateway, [WaitFor(go_on), json_answer(completion())]) as chaos:
+        running = [asyncio.create_task(custom_chat(gateway, TOKENS, idempotency_key="k")) for _ in range(5)]
+        await chaos.exchange(0)
+        got = await custom_chat(gateway, TOKENS, idempotency_key="k")
+        assert (got.json["error_code"], got.headers["retry-after"]) == ("4008", "1")
+        assert "still running" in got.json["reason"]
+        go_on.set()
+        codes = sorted([answer.json["error_code"] for answer in await asyncio.gather(*running)])
+    assert codes == ["0000", "4008", "4008", "4008", "4008"]
+    assert charges(gateway) == [8500]
+
+
+async def test_a_call_that_failed_may_be_made_again_under_its_key(gateway: Gateway) -> None:
+    async with upstream(gateway, json_answer({}, 500), json_answer(completion())):
+        assert (await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 502
+        assert (await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 200
+    assert charges(gateway) == [8500]
+
+
+async def test_a_client_that_leaves_finds_its_answer_under_the_key(gateway: Gateway) -> None:
+    go_on = asyncio.Event()
+    async with upstream(gateway, [WaitFor(go_on), json_answer(completion())]) as chaos:
+        leaving = asyncio.create_task(chat(gateway, TOKENS, **{"Idempotency-Key": "k"}))
+        await chaos.exchange(0)
+        leaving.cancel()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        async with asyncio.timeout(10):
+            while (got := await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 429:
+                await asyncio.sleep(0.01)
+        assert (got.json["usage"], len(chaos.exchanges)) == (USAGE, 1)
+    assert charges(gateway) == [8500]
+
+
+async def test_keys_belong_to_their_account_and_outlive_the_process(gateway: Gateway) -> None:
+    added = json.loads(gateway.cli("accounts", "add", "other", "--balance", "1", "--json"))
+    await asyncio.sleep(1)
+    async with upstream(gateway, json_answer(completion())) as chaos:
+        await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})
+        headers = {"Authorization": f"Bearer {added['key']}:{added['secret']}", "Idempotency-Key": "k"}
+        assert (await call(gateway, "POST", "/v1/chat/completions", FLAT, headers)).status == 200
+        assert len(chaos.exchanges) == 2
+
+
+@pytest.mark.parametrize("key", ["a b", "ä", "x" * 256])
+async def test_a_key_that_is_none_is_refused(gateway: Gateway, key: str) -> None:
+    got = await custom_chat(gateway, TOKENS, idempotency_key=key)
+    assert got.json["error_code"] == "4003"
+
+
+async def test_entries_cannot_be_changed_or_deleted(gateway: Gateway) -> None:
+    connection = connect(database_of(gateway))
+    for change in ("UPDATE entries SET amount_micros = 0", "DELETE FROM entries"):
+        with pytest.raises(Exception, match="only ever added"):
+            connection.execute(change)
+    connection.close()
