@@ -35,6 +35,12 @@ class Days:
             self._turn(at)
         return self._day
 
+    def end_of(self, at: float) -> float:
+        """When the day of `at` ends, in seconds since the epoch."""
+        if not self._start <= at < self._end:
+            self._turn(at)
+        return self._end
+
     def _turn(self, at: float) -> None:
         date = datetime.fromtimestamp(at, self._zone).date()
         self._day = date.isoformat()
