@@ -669,6 +669,7 @@ def test_days_turn_at_midnight_of_their_zone() -> None:
             True,
             False,
         ]
+        assert {days.end_of(start + hour * 3600) for hour in (0, 5, hours - 0.001)} == {start + hours * 3600}
 
 
 def test_the_zone_comes_from_the_settings(path: Path) -> None:
