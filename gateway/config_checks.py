@@ -101,5 +101,6 @@ def amount_fault(text: str) -> str | None:
 
 
 def code_fault(code: str) -> str | None:
-    dispatched = [row.code for row in ERROR_CODES.values() if row.dispatched]
-    return None if code in dispatched else f"{code[:20]!r} is not one of {', '.join(dispatched)}"
+    """What is charged by other codes is for `upstream_cut` to say."""
+    charged = [row.code for row in ERROR_CODES.values() if row.charged]
+    return None if code in charged else f"{code[:20]!r} is not one of {', '.join(charged)}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from gateway.config import Settings, UpstreamSettings, api_key, load_settings, store_path
+from gateway.config import PriceSettings, Settings, UpstreamSettings, api_key, load_settings, store_path
 from gateway.config_values import key_types
 from gateway.errors import ConfigurationError
 
@@ -16,6 +17,7 @@ CONF = Path(__file__).parent.parent / "conf"
 KEYS = [
     (section, key)
     for section, type_ in key_types(Settings).items()
+    if section != "price"
     for key in key_types(UpstreamSettings if section == "upstream" else type_)
 ]
 
@@ -46,6 +48,16 @@ def test_every_key_is_documented_with_its_environment_name(section: str, key: st
     table = tomllib.loads(text)[section]
     assert key in (table[0] if section == "upstream" else table)
     assert f"GATEWAY_{section}__{key}".upper() in text.replace(":", " ").replace(",", " ").split()
+
+
+def test_the_example_of_a_price_has_every_key_and_its_bounds_defaults() -> None:
+    text = (CONF / "gateway.toml").read_text(encoding="utf-8")
+    example = re.search(r"(?m)^# \[\[price\]\]\n(?:# \w.*\n)+", text)
+    assert example is not None
+    (price,) = tomllib.loads(re.sub(r"(?m)^# ", "", example[0]))["price"]
+    assert price.keys() == key_types(PriceSettings).keys()
+    defaults = PriceSettings()
+    assert all(price[key] == getattr(defaults, key) for key in price if key.startswith("max_") or key == "list")
 
 
 def test_the_minimal_file_loads() -> None:
@@ -138,7 +150,7 @@ def test_a_byte_order_mark_and_crlf_are_tolerated(tmp_path: Path) -> None:
     [
         ("[server]\nprot = 1", "server.prot", "did you mean port?"),
         ("[sevrer]\nport = 1", "sevrer", "did you mean server?"),
-        ("[[price]]\nmethod = 'x'", "price", "unknown section"),
+        ("[[cost]]\nmethod = 'x'", "cost", "unknown section"),
         ("port = 1", "port", "unknown section"),
         ("server = 1", "server", "written [server]"),
         ("[upstream]\nname = 'a'", "upstream", "[[upstream]]"),
@@ -168,6 +180,14 @@ def test_a_byte_order_mark_and_crlf_are_tolerated(tmp_path: Path) -> None:
         ("[store]\nurl = 'sqlite:///g.db?mode=ro'", "store.url", "sqlite:///FILE"),
         ('[store]\npepper_file = "a\\u0000b"', "store.pepper_file", "control characters"),
         ("[[upstream]]\n[[upstream]]", "upstream[1].name", "another upstream is named 'openai' too"),
+        ("[[price]]\nper_call = '-1'", "price[0].per_call", "is not an amount"),
+        ("[[price]]\nper_call = 0.1", "price[0].per_call", "expected a text"),
+        ("[[price]]\nper_1k_prompt = '0.0000001'", "price[0].per_1k_prompt", "at most six decimals"),
+        ("[[price]]\nper_token = '1'", "price[0].per_token", "did you mean"),
+        ("[price]\nper_call = '1'", "price", "[[price]]"),
+        ("[charging]\ncharged = ['4001']", "charging.charged", "is not one of 0000, 2000"),
+        ("[charging]\nunpriced = 'maybe'", "charging.unpriced", 'one of "refused", "free"'),
+        ("[[upstream]]\nask_usage = 1", "upstream[0].ask_usage", "true or false"),
         ("[[upstream]]\nname = 'a b'", "upstream[0].name", "letters"),
         ("[[upstream]]\napi_key = 'x'", "upstream[0].api_key", "did you mean api_key_env?"),
         ("[[upstream]]\napi_key_env = 'A'\napi_key_file = 'b'", "upstream[0].api_key_file", "one of them"),

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from gateway_plugins.xml import render
 
-from gateway.config import Settings, UpstreamSettings
+from gateway.config import PriceSettings, Settings, UpstreamSettings
 from gateway.config_values import key_types
 from gateway.demo import start
 from gateway.errors import ERROR_CODES
@@ -37,6 +37,9 @@ TOOLS = {name: shutil.which(name) for name in ("curl", "node", "php")}
 NODE_PACKAGE = ROOT / "tests/node"
 
 QUESTION: dict[str, object] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "向日葵"}]}
+
+
+TABLES = {"upstream": UpstreamSettings, "price": PriceSettings}  # there may be several of each
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -310,7 +313,7 @@ def test_every_configuration_key_is_described_with_its_default() -> None:
                 described[f"{section[1]}.{cells[0].strip('`')}"] = tomllib.loads(f"x = {cells[1].strip('`')}")["x"]
     actual: dict[str, object] = {}
     for section_name, section_type in key_types(Settings).items():
-        settings = UpstreamSettings if section_name == "upstream" else section_type
+        settings = TABLES.get(section_name, section_type)
         defaults: dict[str, Any] = msgspec.to_builtins(settings())
         actual |= {
             f"{section_name}.{key}": list(value) if isinstance(value, tuple) else value
@@ -323,7 +326,7 @@ def test_every_configuration_key_in_the_text_exists() -> None:
     keys = {
         f"{section}.{key}"
         for section, type_ in key_types(Settings).items()
-        for key in key_types(UpstreamSettings if section == "upstream" else type_)
+        for key in key_types(TABLES.get(section, type_))
     }
     sections = "|".join(key_types(Settings))
     for page in (README, API, OPERATING, PLUGINS):

@@ -86,7 +86,7 @@ class Writer:
         self._patience_s = patience_s
         self._close_timeout_s = close_timeout_s
         self._upkeep = upkeep
-        self._upkeep_at = time.monotonic()
+        self._upkeep_at = time.monotonic() + 10.0  # a start has better things to do
         self._pending: deque[Item | Op] = deque()
         self._kept: list[Item | Op] = []  # the thread's own: what an attempt could not write
         self._wake = threading.Event()
