@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from gateway.amounts import amount_micros
-from gateway.config import ChargingSettings, PriceSettings
+from gateway.config import PriceSettings
 from gateway.types import Arguments, Call, JsonValue, PerCall, Usage
 
 MAX_TOKENS = 10_000_000
@@ -190,8 +190,3 @@ def _count(value: JsonValue, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return default
     return int(min(max(value, default), MAX_TOKENS))
-
-
-def check_settings(settings: ChargingSettings) -> frozenset[str]:
-    """The outcomes that are charged."""
-    return frozenset(settings.charged)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.types import Usage
-from gateway.usage import MAX_TOKENS, usage_of
+from gateway.types import Arguments, Usage
+from gateway.usage import MAX_TOKENS, asking_usage, told_usage, usage_of, whole_usage
 from tests.chaos import LAST_CHUNK, Chaos, Script, Send, WaitFor, chunk, json_answer, sse_head
 from tests.lockstep import call_request, chat_request
 from tests.support import Gateway, exchange
@@ -166,3 +166,48 @@ async def test_the_usage_is_found_wherever_the_end_of_a_stream_is_cut(gateway: G
             writer.close()
     await asyncio.sleep(0.3)
     assert [tokens(row) for row in rows(gateway, len(offsets))] == [(19, 10, 7)] * len(offsets)
+
+
+@pytest.mark.parametrize(
+    ("value", "usage"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 4}, Usage(3, 4)),
+        ({"input_tokens": 3, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 2}}, Usage(3, 4, 2)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 10**40}, Usage(0, 10**12)),
+        ({"prompt_tokens": 2.0}, Usage(2)),
+        ({"prompt_tokens": True}, None),
+        ({"prompt_tokens": "3"}, None),
+        ({}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_parsed_usage(value: object, usage: Usage | None) -> None:
+    assert told_usage(value) == usage
+
+
+def test_a_whole_answer_is_read_by_its_structure() -> None:
+    lie = b'"tools":[{"usage":{"prompt_tokens":0}}],"metadata":{"usage":{"prompt_tokens":1}}'
+    assert whole_usage(b'{"usage":{"prompt_tokens":5},%b}' % lie) == (Usage(5), 0, 0)
+    assert whole_usage(b"{%b}" % lie) == (None, 0, 0)
+    assert whole_usage(b'{"data":[{"url":"a"},{"b64_json":"b"}]}') == (None, 2, 0)
+    assert whole_usage(b'{"text":"a","duration":12.5}') == (None, 0, 12_500)
+    assert whole_usage(b'{"text":"a","usage":{"type":"duration","seconds":7}}') == (None, 0, 7000)
+    assert whole_usage(b'{"duration":"3.25"}') == (None, 0, 3250)
+    for odd in (b"[]", b"{", b'"x"', b'{"data":{},"duration":-4}', b'{"duration":"nan"}', b'{"duration":[]}', b""):
+        assert whole_usage(odd) == (None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (b'{"a": 1.50, "stream":true}', {"include_usage": True}),
+        (b' {"stream_options": {"include_usage": false, "x": 1}, "a": 1.50}\n', {"include_usage": True, "x": 1}),
+        (b'{"a": 1.50, "stream_options": null}', {"include_usage": True}),
+    ],
+)
+def test_asking_for_the_usage_leaves_the_other_arguments_as_they_were(text: bytes, options: object) -> None:
+    asked = asking_usage(Arguments(text, json.loads(text)))
+    assert json.loads(asked) == {**json.loads(text), "stream_options": options}
+    assert b"1.50" in asked
