@@ -16,6 +16,7 @@ from typing import Protocol
 
 from gateway.credentials import MAX_CREDENTIAL_CHARS, Credentials
 from gateway.errors import GatewayError
+from gateway.methods import is_counted, is_given_to_all
 from gateway.store.counting import Days, counted_as
 from gateway.store.interface import AccountChanges, StoreError
 from gateway.types import Account, CallCounts, CallRecord
@@ -124,13 +125,13 @@ class AccountDirectory:
             rules = _Rules(account)
         if rules.stopped is not None and rules.stopped(method):
             raise GatewayError("4006", "the method is stopped for this account", param="method")
-        if rules.allowed is not None and not rules.allowed(method):
+        if rules.allowed is not None and not rules.allowed(method) and not is_given_to_all(method):
             raise GatewayError("4012", "the account has not been given the method", param="method")
 
     def count(self, record: CallRecord) -> None:
         """Counts a finished call, as the store will."""
         count = counted_as(record.outcome)
-        if count is None:
+        if count is None or not is_counted(record.method):
             return
         tally = self._tallies.get(record.account_id)
         if tally is None:

@@ -30,6 +30,8 @@ from gateway.fronts.reading import Known
 from gateway.fronts.writing import Writing
 from gateway.ids import CallIds, microseconds_of
 from gateway.logs import configure_logging
+from gateway.own_methods import OwnMethods
+from gateway.page_tokens import PageTokens
 from gateway.plain import PlainConnection
 from gateway.plugin_loading import Plugins, load_plugins
 from gateway.request_head import RequestHead, is_valid
@@ -255,6 +257,9 @@ def _road(
             settings.stream,
             ZoneInfo(defaults.timezone),
             defaults.lang,
+        ),
+        own=OwnMethods(
+            plugins.methods, store, accounts.counts, store.open_calls, PageTokens(store.pepper.key_for("page tokens"))
         ),
         store=store,
     )

@@ -1,6 +1,7 @@
 """The road that every call takes, from top to bottom: read this file first.
 
-    read the call -> find the account -> check the method -> reach the upstream -> translate, format, answer -> record
+    read the call -> find the account -> check the method -> reach the upstream, or answer it ourselves
+        -> translate, format, answer -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
 """
@@ -26,6 +27,7 @@ from gateway.fronts.writing import Writer, Writing
 from gateway.ids import CallIds
 from gateway.logs import log_access, log_failure
 from gateway.methods import is_relayed, matches_any
+from gateway.own_methods import OwnMethods
 from gateway.progress import Progress
 from gateway.store.sqlite import SqliteStore
 from gateway.types import NO_ARGUMENTS, Account, Call
@@ -55,6 +57,7 @@ class Road:
     upstream: Upstream
     delivery: Delivery
     writing: Writing
+    own: OwnMethods
     store: SqliteStore
 
     def custom(self, client: Client, platform: str, api_name: str | None) -> Awaitable[None]:
@@ -76,6 +79,11 @@ class Road:
         progress.call = call
         account = authenticate(reading.credentials)
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
+        if call.method in self.own.specs:
+            answer = await self.own.answer(call, account, has_files=upload is not None)
+            await Writer(self.writing, client, progress, self.accounts).whole(answer)
+            progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's
+            return
         request, pool = self._request(reading), self.upstream.pool
         link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
@@ -97,7 +105,7 @@ class Road:
         name, methods = call.method, self.methods
         if platform != "openai" or api_name != "custom":
             raise GatewayError("4010", "there is no such platform or api_name; calls go to /openai/custom/")
-        if not is_relayed(name) or (methods.closed and matches_any(name, methods.closed)):
+        if not (is_relayed(name) or name in self.own.specs) or (methods.closed and matches_any(name, methods.closed)):
             raise GatewayError("4010", "there is no such method", param="method")
         if methods.maintenance and matches_any(name, methods.maintenance):
             raise GatewayError("4009", "the method is in maintenance", param="method")

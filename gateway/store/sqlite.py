@@ -21,7 +21,7 @@ from gateway.store.interface import AccountChanges
 from gateway.store.pepper import Pepper, load_pepper
 from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
 from gateway.store.sqlite_calls import CallWriter, read_calls, read_counts
-from gateway.types import CallCounts, CallRecord
+from gateway.types import Account, CallCounts, CallRecord
 
 OLDEST_SQLITE = (3, 51, 3)
 """Older ones can corrupt a WAL database that two processes share (the WAL-reset fault)."""
@@ -55,6 +55,15 @@ class SqliteStore:
     def accounts_since(self, revision: int) -> AccountChanges:
         """What changed after `revision`; 0 gives every account."""
         return self.accounts.since(revision)
+
+    def account(self, account_id: int) -> Account:
+        """The account as it is now, its money included; UnknownAccountError if there is none."""
+        return self.accounts.by_id(account_id)
+
+    def open_calls(self, account_id: int) -> int:
+        """How many calls of the account are open and hold something, in whichever process."""
+        with self._lock, converted_errors():
+            return int(self._connection.execute("SELECT count(*) FROM holds WHERE account_id = ?", (account_id,)).get)
 
     def call_counts(self, day: str) -> dict[int, CallCounts]:
         """The committed counts of each account that ever called, with `day` (2022-10-11) as today."""
