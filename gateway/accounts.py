@@ -16,6 +16,7 @@ from typing import Protocol
 
 from gateway.credentials import MAX_CREDENTIAL_CHARS, Credentials
 from gateway.errors import GatewayError
+from gateway.methods import is_given_to_all
 from gateway.store.counting import Days, counted_as
 from gateway.store.interface import AccountChanges, StoreError
 from gateway.types import Account, CallCounts, CallRecord
@@ -124,7 +125,7 @@ class AccountDirectory:
             rules = _Rules(account)
         if rules.stopped is not None and rules.stopped(method):
             raise GatewayError("4006", "the method is stopped for this account", param="method")
-        if rules.allowed is not None and not rules.allowed(method):
+        if rules.allowed is not None and not rules.allowed(method) and not is_given_to_all(method):
             raise GatewayError("4012", "the account has not been given the method", param="method")
 
     def count(self, record: CallRecord) -> None:

@@ -34,6 +34,8 @@ from gateway.ids import CallIds, microseconds_of
 from gateway.limits import MemoryLimits
 from gateway.login_guard import LoginGuard
 from gateway.logs import configure_logging
+from gateway.own_methods import OwnMethods
+from gateway.page_tokens import PageTokens
 from gateway.plain import PlainConnection
 from gateway.plugin_loading import Plugins, load_plugins
 from gateway.request_head import RequestHead, is_valid
@@ -255,6 +257,7 @@ def _road(
     langs = languages(plugins.translators)
     if "json" not in plugins.formatters:
         raise ConfigurationError("plugins: the format json cannot be switched off; errors are written in it")
+    limits = MemoryLimits(accounts.counts, Days(defaults.timezone))
     return Road(
         known=Known(tuple(plugins.formatters), langs, defaults.model),
         methods=settings.methods,
@@ -270,9 +273,12 @@ def _road(
             ZoneInfo(defaults.timezone),
             defaults.lang,
         ),
+        own=OwnMethods(
+            plugins.methods, store, accounts.counts, limits.running, PageTokens(store.pepper.key_for("page tokens"))
+        ),
         store=store,
         guard=LoginGuard(settings.limits.failed_logins_per_minute),
-        limits=MemoryLimits(accounts.counts, Days(defaults.timezone)),
+        limits=limits,
         billing=_billing(settings, store),
     )
 

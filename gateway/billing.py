@@ -15,6 +15,7 @@ from gateway.charging import NOTHING, Price, Prices, Use, greatest_use
 from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
 from gateway.errors import GatewayError
 from gateway.metering import GATHER_BYTES, RUNNING_GATHER_BYTES, Meter, Watch
+from gateway.methods import is_relayed
 from gateway.store.interface import (
     Charged,
     Extension,
@@ -152,8 +153,7 @@ class Billing:
             price = max(possible, key=lambda each: each.cost(greatest_use(each, call)), default=None)
         else:
             price = self.prices.find(account.price_list, call.method, model)
-        # What only reads is free at every upstream, so that it needs no price.
-        if price is None and self.charging.unpriced == "refused" and call.verb not in {"GET", "DELETE"}:
+        if price is None and self.charging.unpriced == "refused" and _costs_upstream(call):
             of = f" of the model {model}" if model is not None else ""
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
         if price is None or not price.cost(greatest_use(price, call)):
@@ -280,6 +280,11 @@ class _Running:
         else:
             self._at_tokens += more
             self._task = None
+
+
+def _costs_upstream(call: Call) -> bool:
+    """Whether the operator has to pay for a call: what only reads is free, and so is what never gets to an upstream."""
+    return is_relayed(call.method) and call.verb not in {"GET", "DELETE"}
 
 
 def settled_as(use: Use, bill: Bill) -> Settled:

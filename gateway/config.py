@@ -171,12 +171,13 @@ class MethodsSettings(Section, frozen=True):
 
 
 class PluginsSettings(Section, frozen=True):
-    """Which plugins serve: `off` names plugins not to load; the tables pick one for a `result_type` or a `lang`."""
+    """Which plugins serve: `off` names plugins not to load; the tables pick one for a format, language or method."""
 
     off: tuple[str, ...] = ()
     directory: str = ""
     formatters: dict[str, str] = {}
     translators: dict[str, str] = {}
+    methods: dict[str, str] = {}
 
 
 class FormatsSettings(Section, frozen=True):

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import pluggy
 
-from gateway.types import Document, TranslationContext
+from gateway.types import Account, Balance, Call, CallRecord, Document, JsonValue, TranslationContext
 
 PROJECT = "gateway"
 
@@ -57,6 +58,42 @@ class TranslatorSpec:
     translate: Callable[[Sequence[str], TranslationContext], Awaitable[Sequence[str]]]
 
 
+class MethodContext(Protocol):
+    """What a method may ask of the gateway, for the account that calls and no other."""
+
+    @property
+    def account(self) -> Account:
+        """Who calls. Its balance is that of some moment: `balance()` asks."""
+
+    async def balance(self) -> Balance:
+        """The account's money, counts and open calls now."""
+
+    async def calls(self, before_id: int | None, limit: int) -> Sequence[CallRecord]:
+        """The account's own call log, newest first: at most `limit` rows, those below `before_id` where it is given.
+
+        A row is written within a fraction of a second after its call has ended.
+        """
+
+    def page_token(self, position: int) -> str:
+        """A token for a place in this method's list (a call's id, say; 64 bits with sign). Safe in URLs."""
+
+    def position(self, token: str) -> int:
+        """The place that a token stands for. MethodRefused 4015 unless this account was given it by this method."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """A method that the gateway answers itself, on the custom front.
+
+    `name` is `word/word`, and does not begin with `v1/`, which is the upstream's. `handle` returns the value of the
+    envelope's `response`, as a JSON value or as JSON text in bytes. It refuses a call with gateway.types.MethodRefused;
+    whatever else it raises, and more than 30 seconds, is 4000. It runs in the event loop: it awaits, and never blocks.
+    """
+
+    name: str
+    handle: Callable[[Call, MethodContext], Awaitable[JsonValue | bytes]]
+
+
 class GatewaySpec:
     """The hooks, for pluggy."""
 
@@ -67,3 +104,7 @@ class GatewaySpec:
     @hookspec
     def gateway_translators(self) -> Sequence[TranslatorSpec]:  # type: ignore[empty-body]  # as above
         """Languages of answers: one spec for each `lang`."""
+
+    @hookspec
+    def gateway_methods(self) -> Sequence[MethodSpec]:  # type: ignore[empty-body]  # as above
+        """Methods of the custom front that the gateway answers itself: one spec for each."""

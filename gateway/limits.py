@@ -53,9 +53,9 @@ class MemoryLimits:
         self._clock = clock
         self._standings: OrderedDict[int, _Standing] = OrderedDict()
 
-    def running(self, account: Account) -> int:
+    def running(self, account_id: int) -> int:
         """How many calls of the account are under way."""
-        standing = self._standings.get(account.id)
+        standing = self._standings.get(account_id)
         return 0 if standing is None else standing.running
 
     async def enter(self, account: Account, started_at: float) -> Slot:

@@ -126,27 +126,43 @@ class Sieve:
     once, the beginning of one when its choices are seen to be some.
     """
 
-    __slots__ = ("_held", "_passed")
+    __slots__ = ("_after_cr", "_dropped", "_held", "_passed")
 
     def __init__(self) -> None:
         self._held = b""  # the beginning of an event that may be the one
         self._passed = b""  # the last bytes of an event whose beginning has gone on; empty at an event's beginning
+        self._dropped = False  # the last event that ended
+        self._after_cr = False  # it ended with a CR, and a LF may still belong to that
 
     def feed(self, payload: bytes) -> bytes:
         """What of the stream can go on now: `payload` itself where that is all of it."""
-        if not self._held and not self._passed and payload.endswith(b"\n\n") and _EMPTY_CHOICES.search(payload) is None:
+        if (
+            not self._held
+            and not self._passed
+            and not self._after_cr
+            and payload.endswith(b"\n\n")
+            and _EMPTY_CHOICES.search(payload) is None
+        ):
             return payload  # whole events, as most reads are
+        passed: list[bytes] = []
+        if self._after_cr and payload:
+            self._after_cr = False
+            if payload.startswith(b"\n"):
+                payload = payload[1:]
+                if not self._dropped:
+                    passed.append(b"\n")
         before = self._passed
         text = before + self._held + payload
         self._held = b""
         gone = len(before)  # so much of the text went on earlier
-        passed: list[bytes] = []
         start = 0
         for end in _EVENT_END.finditer(text):
-            if before or not tells_usage_only(text[start : end.end()]):
-                passed.append(text[max(start, gone) : end.end()])
+            event = text[max(start, gone) : end.end()]
+            self._dropped = not before and tells_usage_only(event)
+            passed.append(_blank_lines(event) if self._dropped else event)
             start = end.end()
             before = b""
+        self._after_cr = self._after_cr or (start == len(text) and text.endswith(b"\r"))
         rest = text[start:]
         if rest and not before and _may_tell_usage_only(rest):
             self._held, self._passed = rest, b""
@@ -158,7 +174,12 @@ class Sieve:
     def finish(self) -> bytes:
         """What was held when the stream ended: an unfinished event, unless it is the one."""
         rest, self._held = self._held, b""
-        return b"" if tells_usage_only(rest) else rest
+        return _blank_lines(rest) if tells_usage_only(rest) else rest
+
+
+def _blank_lines(event: bytes) -> bytes:
+    """The line ends before an event, which are none of it."""
+    return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
 def tells_usage_only(event: bytes) -> bool:

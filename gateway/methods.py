@@ -64,10 +64,11 @@ _MODEL = re.compile(r"v1/models/.+")
 
 TEXT_ARGUMENTS = frozenset({
     "after", "background", "before", "encoding_format", "input", "instruction", "instructions", "language", "model",
-    "moderation", "name", "order", "output_format", "previous_response_id", "prompt", "prompt_cache_key", "purpose",
-    "quality", "reasoning_effort", "safety_identifier", "service_tier", "size", "style", "suffix", "user", "voice",
+    "moderation", "name", "order", "output_format", "pageToken", "previous_response_id", "prompt", "prompt_cache_key",
+    "purpose", "quality", "reasoning_effort", "safety_identifier", "service_tier", "size", "style", "suffix", "user",
+    "voice",
 })  # fmt: skip
-"""Arguments that OpenAI types as strings: given flat they stay text, whatever they look like."""
+"""Arguments that OpenAI, or a method of ours, types as strings: given flat they stay text, whatever they look like."""
 
 TEXT_OR_LIST_ARGUMENTS = frozenset({"stop"})
 """Arguments that are a string or a list of strings: only a list is read as JSON."""
@@ -90,8 +91,13 @@ def is_relayed(name: str) -> bool:
 
 
 def is_counted(name: str) -> bool:
-    """Whether a call of the method counts against its account's quotas: what it asks about itself does not."""
+    """Whether calls of the method count against quotas. What an account is told of itself is free."""
     return not name.startswith("account/")
+
+
+def is_given_to_all(name: str) -> bool:
+    """Whether every account has the method: one can always see what it has, whatever else it may call."""
+    return name.startswith("account/")
 
 
 def check_name(name: str) -> str:

@@ -22,10 +22,10 @@ import pluggy
 
 from gateway.config import PluginsSettings
 from gateway.errors import ConfigurationError
-from gateway.hookspecs import PROJECT, FormatterSpec, GatewaySpec, TranslatorSpec
+from gateway.hookspecs import PROJECT, FormatterSpec, GatewaySpec, MethodSpec, TranslatorSpec
 
 Status: TypeAlias = Literal["active", "standby", "off", "not picked", "provides nothing"]
-Spec = TypeVar("Spec", FormatterSpec, TranslatorSpec)
+Spec = TypeVar("Spec", FormatterSpec, TranslatorSpec, MethodSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class PluginRow:
 
     plugin: str
     source: str  # "DISTRIBUTION VERSION", or the file
-    kind: str  # "formatter", "translator"
+    kind: str  # "formatter", "translator", "method"
     name: str
     status: Status
 
@@ -45,6 +45,7 @@ class Plugins:
 
     formatters: Mapping[str, FormatterSpec]
     translators: Mapping[str, TranslatorSpec]
+    methods: Mapping[str, MethodSpec]
     rows: tuple[PluginRow, ...]
 
 
@@ -88,12 +89,14 @@ def load_plugins(settings: PluginsSettings, *, directory: Path | None = None) ->
     hook = manager.hook
     format_offers = _offers(hook.gateway_formatters, FormatterSpec, _formatter_fault, serving, broken)
     language_offers = _offers(hook.gateway_translators, TranslatorSpec, _translator_fault, serving, broken)
+    method_offers = _offers(hook.gateway_methods, MethodSpec, _method_fault, serving, broken)
     if broken:  # what a faulty plugin would provide is not known, so neither is what to choose from
         raise ConfigurationError("\n".join([*wrong, *broken]))
-    providers = [each.plugin.name for each in format_offers] + [each.plugin.name for each in language_offers]
+    providers = {offer.plugin.name for offers in (format_offers, language_offers, method_offers) for offer in offers}
     silent = serving.keys() - providers
     formatters, formatter_rows = _choose("formatter", format_offers, settings.formatters, silent, wrong)
     translators, translator_rows = _choose("translator", language_offers, settings.translators, silent, wrong)
+    methods, method_rows = _choose("method", method_offers, settings.methods, silent, wrong)
     if wrong:
         raise ConfigurationError("\n".join(wrong))
     others = [
@@ -101,7 +104,7 @@ def load_plugins(settings: PluginsSettings, *, directory: Path | None = None) ->
         for each in candidates
         if each.name in silent or each.name in settings.off
     ]
-    return Plugins(formatters, translators, (*formatter_rows, *translator_rows, *others))
+    return Plugins(formatters, translators, methods, (*formatter_rows, *translator_rows, *method_rows, *others))
 
 
 @contextmanager
@@ -241,7 +244,7 @@ def _choose(
             if name in chosen:
                 faults.append(
                     f"two plugins provide the {kind} {name!r}: {_named(chosen[name])} and {_named(offer)}; "
-                    f'pick one in [plugins.{kind}s]: {name} = "{offer.plugin.name}"'
+                    f'pick one in [plugins.{kind}s]: {_key(name)} = "{offer.plugin.name}"'
                 )
             chosen[name] = offer
     for name in sorted(picks.keys() - chosen.keys()):
@@ -249,7 +252,7 @@ def _choose(
         why = "does not provide it;"
         if picks[name] in silent:
             why = "provides nothing here, is its optional dependency installed?"
-        faults.append(f"plugins.{kind}s.{name}: plugin {picks[name]!r} {why} provided by: {those}")
+        faults.append(f"plugins.{kind}s.{_key(name)}: plugin {picks[name]!r} {why} provided by: {those}")
     rows = [
         PluginRow(
             offer.plugin.name, offer.plugin.source, kind, offer.spec.name, _status(offer, chosen.get(offer.spec.name))
@@ -263,6 +266,11 @@ def _status(offer: _Offer[Spec], chosen: _Offer[Spec] | None) -> Status:
     if offer is chosen:
         return "active"
     return "standby" if offer.standby else "not picked"
+
+
+def _key(name: str) -> str:
+    """A name as a key of TOML."""
+    return name if _is_name(name) else f'"{name}"'
 
 
 def _named(offer: _Offer[Spec]) -> str:
@@ -287,6 +295,14 @@ def _translator_fault(spec: TranslatorSpec) -> str | None:
     if not callable(spec.is_already) or not callable(spec.translate):
         return f"is_already or translate of {spec.name!r} cannot be called"
     return None
+
+
+def _method_fault(spec: MethodSpec) -> str | None:
+    if not _matches(r"[a-z0-9_-]+/[a-z0-9_-]+", spec.name):
+        return f"the name {spec.name!r} is not two words of a-z, 0-9, _ and - with a slash between them"
+    if spec.name.startswith("v1/"):
+        return f"the name {spec.name!r} is the upstream's: a method of ours does not begin with v1/"
+    return None if callable(spec.handle) else f"handle of {spec.name!r} cannot be called"
 
 
 def _is_name(name: object) -> bool:

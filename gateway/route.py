@@ -1,7 +1,7 @@
 """The road that every call takes, from top to bottom: read this file first.
 
-    read the call -> find the account -> check method and price -> enter the limits -> hold -> reach the upstream
-    -> translate, format, settle, answer -> record
+    read the call -> find the account -> check method and price -> enter the limits -> hold
+        -> reach the upstream, or answer it ourselves -> translate, format, settle, answer -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
 """
@@ -30,7 +30,8 @@ from gateway.ids import CallIds
 from gateway.limits import Limits
 from gateway.login_guard import LoginGuard
 from gateway.logs import log_access, log_failure
-from gateway.methods import is_relayed, matches_any
+from gateway.methods import is_counted, is_relayed, matches_any
+from gateway.own_methods import OwnMethods
 from gateway.progress import Progress
 from gateway.settling import Settler, raw_answer
 from gateway.store.interface import StoreError
@@ -64,6 +65,7 @@ class Road:
     upstream: Upstream
     delivery: Delivery
     writing: Writing
+    own: OwnMethods
     store: SqliteStore
     guard: LoginGuard
     limits: Limits
@@ -94,12 +96,18 @@ class Road:
         progress.call = call
         account = authenticate(reading.credentials)
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
+        if call.method in self.own.specs and not is_counted(call.method):
+            await self._answer_ourselves(client, progress, account, reading)
+            return
         settler = self._open_bill(progress, account, reading)
         if reading.idempotency_key is not None and await self._repeat(client, progress, account, reading):
             return
         progress.slot = await self.limits.enter(account, progress.started_at)
         if settler is not None and settler.bill.holds:
             await self.billing.hold(settler.bill, progress.started_at)
+        if call.method in self.own.specs:
+            await self._answer_ourselves(client, progress, account, reading)
+            return
         request, pool = self._request(reading, settler), self.upstream.pool
         link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
@@ -134,7 +142,7 @@ class Road:
         name, methods = call.method, self.methods
         if platform != "openai" or api_name != "custom":
             raise GatewayError("4010", "there is no such platform or api_name; calls go to /openai/custom/")
-        if not is_relayed(name) or (methods.closed and matches_any(name, methods.closed)):
+        if not (is_relayed(name) or name in self.own.specs) or (methods.closed and matches_any(name, methods.closed)):
             raise GatewayError("4010", "there is no such method", param="method")
         if methods.maintenance and matches_any(name, methods.maintenance):
             raise GatewayError("4009", "the method is in maintenance", param="method")
@@ -178,6 +186,12 @@ class Road:
         writer = Writer(self.writing, client, progress, self.accounts)
         await self.delivery.deliver(writer, link, await link.answer(), call, progress)
         return True
+
+    async def _answer_ourselves(self, client: Client, progress: Progress, account: Account, reading: Reading) -> None:
+        answer = await self.own.answer(reading.call, account, has_files=reading.upload is not None)
+        await Writer(self.writing, client, progress, self.accounts).whole(answer)
+        if progress.settler is None:
+            progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's
 
     def _request(self, reading: Reading, settler: Settler | None) -> bytes:
         """The first bytes of the upstream's request: its head, and its body unless that is an upload."""

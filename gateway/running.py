@@ -122,6 +122,12 @@ async def own_task() -> None:
         await _OwnTask()
 
 
+def is_cancelled() -> bool:
+    """Whether somebody wants this task to end: what a plugin itself cancels raises the same error, and ends nothing."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class _OwnTask:
     """What a coroutine hands to its Runner to be put into a task."""
 

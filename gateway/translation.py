@@ -14,7 +14,7 @@ from typing import cast
 import orjson
 
 from gateway.hookspecs import TranslatorSpec
-from gateway.running import own_task
+from gateway.running import is_cancelled, own_task
 from gateway.types import JsonValue, TranslationContext
 
 LOG = logging.getLogger("gateway.translation")
@@ -60,16 +60,10 @@ async def translate_answer(
             put(result)
         return orjson.dumps(answer), TRANSLATED
     except (Exception, SystemExit, asyncio.CancelledError) as error:  # a plugin: whatever it does, the answer goes out
-        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
             raise
         LOG.warning("translation to %s failed: %s", translator.name, type(error).__name__)
         return text, FAILED
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody wants this task to end: what a plugin itself cancels raises the same error, and ends nothing."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 def _places(answer: JsonValue, translator: TranslatorSpec) -> list[tuple[str, Callable[[str], None]]]:

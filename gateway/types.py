@@ -13,6 +13,9 @@ from typing import Literal, TypeAlias
 import msgspec
 import orjson
 
+MICROS = 1_000_000
+"""Amounts of money are integers of a millionth of the currency unit."""
+
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 MAX_DEPTH = 250
@@ -23,6 +26,19 @@ DEFAULT_RENDERING_LIMIT_BYTES = 64 * 1024 * 1024
 
 class RenderingRefused(ValueError):  # noqa: N818  # a formatter's verdict, not its fault
     """A document cannot be rendered: too deep, too large, or not expressible in the format. Its text is the reason."""
+
+
+class MethodRefused(Exception):  # noqa: N818  # a method's verdict on a call, not its fault
+    """A method does not answer a call. `code` is one of the error codes that clients see (docs/api.md) but for 0000.
+
+    `reason` is for the person who called, and stays empty with 2000; `param` names the argument at fault, where one is.
+    """
+
+    def __init__(self, code: str, reason: str, param: str | None = None) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code = code
+        self.reason = reason
+        self.param = param
 
 
 class PerCall(msgspec.Struct, frozen=True):
@@ -173,3 +189,24 @@ class CallCounts:
     @property
     def total(self) -> int:
         return self.succeeded + self.empty + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has at one moment, in millionths, and how often it called. `running`: its calls that are open."""
+
+    balance_micros: int
+    held_micros: int  # a part of the balance: what is set aside for open calls
+    counts: CallCounts
+    running: int
+
+    @property
+    def available_micros(self) -> int:
+        return self.balance_micros - self.held_micros
+
+
+def amount_text(micros: int) -> str:
+    """Writes 12500000 as `12.5`: no exponent, no trailing zeros."""
+    units, rest = divmod(abs(micros), MICROS)
+    sign = "-" if micros < 0 else ""
+    return f"{sign}{units}.{rest:06}".rstrip("0").rstrip(".")

@@ -249,6 +249,22 @@ async def test_outcomes_are_counted_by_the_contracts_table(directory: AccountDir
     assert directory.counts(acme) == CallCounts(today=6, succeeded=2, empty=1, failed=3)
 
 
+async def test_what_an_account_is_told_of_itself_is_not_counted(directory: AccountDirectory, acme: Account) -> None:
+    for method, outcome in (("account/calls", "0000"), ("account/balance", "4000"), ("images/get", "0000")):
+        directory.count(replace_struct(record(acme, outcome), method=method))
+    assert directory.counts(acme) == CallCounts(today=1, succeeded=1)
+
+
+async def test_what_an_account_is_told_of_itself_needs_not_be_given(store: SqliteStore, acme: Account) -> None:
+    """But may be stopped."""
+    store.accounts.update("acme", lambda account: replace(account, methods=("v1/models",)))
+    async with started(store, store.pepper.digest) as directory:
+        directory.check_method(store.accounts.by_name("acme"), "account/balance")
+        stopped = replace(acme, stopped_methods=("account/*",))
+        with pytest.raises(GatewayError, match="4006"):
+            directory.check_method(stopped, "account/balance")
+
+
 async def test_an_account_that_never_called_has_counts_of_zero(directory: AccountDirectory, acme: Account) -> None:
     """There is nothing to load for it."""
     assert directory.counts(acme) == CallCounts()

@@ -21,7 +21,7 @@ from gateway.config import PriceSettings, Settings, UpstreamSettings
 from gateway.config_values import key_types
 from gateway.demo import start
 from gateway.errors import ERROR_CODES
-from gateway.hookspecs import FormatterSpec, TranslatorSpec
+from gateway.hookspecs import FormatterSpec, MethodSpec, TranslatorSpec
 from gateway.methods import TEXT_ARGUMENTS
 from gateway.types import Document
 from tests.support import UPSTREAM_KEY, Gateway, call, custom_path, gateway_process
@@ -240,6 +240,19 @@ async def test_the_readme_s_plugin_serves_answers_and_streams(upstream: str, tmp
     assert stream.body.endswith(b"data: [DONE]\n\n")
 
 
+async def test_the_example_s_methods_answer(upstream: str, tmp_path: Path) -> None:
+    (tmp_path / "poems.py").write_text(block_with(PLUGINS, "python", "# plugins.d/poems.py"))
+    with gateway_process(upstream, arguments=("--plugins-dir", str(tmp_path))) as gateway:
+        for method, word, code, response in (
+            ("poems/find", {"word": "sea"}, "0000", {"lines": ["The sea is calm to-night."]}),
+            ("poems/find", {"word": "land"}, "2000", None),
+            ("poems/find", {}, "4014", None),
+            ("poems/left", {}, "0000", {"account": "tester", "left": "0"}),
+        ):
+            got = (await call(gateway, "GET", custom_path(gateway, method=method, **word))).json
+            assert (got["error_code"], got["response"]) == (code, response)
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """The package of docs/plugins.md, its files as they stand there."""
@@ -287,7 +300,8 @@ def test_the_example_package_s_tests_pass(package: Path) -> None:
 
 
 def test_the_specs_have_the_fields_that_are_shown() -> None:
-    for heading, spec in (("Formatters", FormatterSpec), ("Translators", TranslatorSpec)):
+    specs = (("Formatters", FormatterSpec), ("Translators", TranslatorSpec), ("Methods", MethodSpec))
+    for heading, spec in specs:
         fields = [re.findall(r"^`(\w+)", row[0]) for row in tables(PLUGINS)[heading]]
         described = [names[0] for names in fields if names and names[0] != "document"]
         assert described == list(spec.__dataclass_fields__), heading

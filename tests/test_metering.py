@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -77,10 +78,12 @@ def test_what_may_be_the_event_waits_within_bounds() -> None:
     assert sieve.feed(b"x" * 200) == beginning + b"x" * 200
 
 
-def test_a_recorded_stream_passes_to_the_byte() -> None:
+def test_a_recorded_stream_passes_to_the_byte_but_for_that_event() -> None:
     stream = recorded_stream()
+    own = re.search(rb'data: [^\n]*"choices":\[\],"usage":\{[^\n]*\n\n', stream)
+    assert own is not None
     for size in (1000, 1460, 65_536):
-        assert sifted([stream[i : i + size] for i in range(0, len(stream), size)]) == stream
+        assert sifted([stream[i : i + size] for i in range(0, len(stream), size)]) == stream.replace(own[0], b"")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.methods import check_name, check_required, is_relayed, known_method, matches_any, name_from_path
+from gateway.methods import (
+    check_name,
+    check_required,
+    is_counted,
+    is_given_to_all,
+    is_relayed,
+    known_method,
+    matches_any,
+    name_from_path,
+)
 
 DOCUMENTED = [
     "v1/models", "v1/models/{id}", "v1/completions", "v1/chat/completions", "v1/edits", "v1/images/generations",
@@ -42,6 +51,12 @@ def test_every_documented_interface_is_known(pattern: str) -> None:
 def test_an_id_is_one_segment(name: str, pattern: str | None) -> None:
     method = known_method(name)
     assert (method and method.pattern) == pattern
+
+
+def test_what_an_account_is_told_of_itself_is_counted_nowhere_and_given_to_all() -> None:
+    for name, of_itself in (("account/balance", True), ("account/calls", True), ("accounts/x", False), ("", False),
+                            ("v1/models", False), ("v1/account/balance", False), ("images/get", False)):  # fmt: skip
+        assert (is_counted(name), is_given_to_all(name)) == (not of_itself, of_itself), name
 
 
 def test_reading_interfaces_take_no_arguments_and_uploads_name_their_part() -> None:

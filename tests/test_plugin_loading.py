@@ -20,7 +20,17 @@ from gateway.hookspecs import FormatterSpec, hookimpl
 def gateway_formatters():
     return [FormatterSpec({name!r}, "text/plain", lambda document: {rendering!r}, standby={standby})]
 """
-HEAD = "from gateway.hookspecs import FormatterSpec, TranslatorSpec, hookimpl\n"
+METHOD = """
+from gateway.hookspecs import MethodSpec, hookimpl
+
+async def handle(call, context):
+    return {answer!r}
+
+@hookimpl
+def gateway_methods():
+    return [MethodSpec({name!r}, handle)]
+"""
+HEAD = "from gateway.hookspecs import FormatterSpec, MethodSpec, TranslatorSpec, hookimpl\n"
 
 
 class Site:
@@ -157,6 +167,22 @@ def test_a_standby_formatter_serves_only_where_it_is_picked(site: Site) -> None:
     assert rendered(site.load(formatters={"mine": "a"}), "mine") == b"a"
 
 
+def test_a_method_of_two_plugins_is_picked_by_a_key_in_quotes(site: Site) -> None:
+    site.file("a", METHOD.format(name="poems/get", answer="a"))
+    site.file("b", METHOD.format(name="poems/get", answer="b"))
+    assert '[plugins.methods]: "poems/get" = "b"' in site.refusal()
+    assert site.refusal(methods={"poems/get": "c"}).startswith("plugins.methods.\"poems/get\": plugin 'c' does not")
+    plugins = site.load(methods={"poems/get": "b"})
+    assert plugins.methods["poems/get"].name == "poems/get"
+    assert site.row("a", "method", "poems/get", "not picked") in plugins.rows
+    assert site.row("b", "method", "poems/get", "active") in plugins.rows
+
+
+def test_the_account_s_methods_are_a_plugin_that_can_be_switched_off() -> None:
+    assert load_plugins(PluginsSettings()).methods.keys() == {"account/balance", "account/calls"}
+    assert not load_plugins(PluginsSettings(off=("account",))).methods
+
+
 @pytest.mark.parametrize("plugin", ["c", "nobody"])
 def test_picking_a_plugin_that_does_not_provide_it_is_an_error_that_lists_those_that_do(
     site: Site, plugin: str
@@ -253,6 +279,13 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         ("@hookimpl\ndef gateway_formatters(): return [FormatterSpec('a', 'a/b', bytes)] * 2", "two specs are"),
         ("@hookimpl\ndef gateway_translators(): return [TranslatorSpec('a', '', bool, bytes)]", "the tag ''"),
         ("@hookimpl\ndef gateway_translators(): return [TranslatorSpec('a', 'ja', bool, None)]", "translate of 'a'"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('balance', print)]", "the name 'balance' is not two"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b/c', print)]", "the name 'a/b/c' is not two"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/B', print)]", "the name 'a/B' is not two"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec(None, print)]", "the name None is not two"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('v1/poems', print)]", "the name 'v1/poems' is the ups"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', {})]", "handle of 'a/b' cannot be called"),
+        ("@hookimpl\ndef gateway_methods(): return [FormatterSpec('a', 'a/b', bytes)]", "is not a MethodSpec"),
     ],
 )  # fmt: skip
 def test_a_fault_names_the_plugin_and_its_file(site: Site, source: str, said: str) -> None:

@@ -31,8 +31,8 @@ ZONE = "Asia/Shanghai"
 IDS = CallIds(1)
 
 
-def settings_of(path: Path, **store: str) -> Settings:
-    return Settings(store=StoreSettings(url=f"sqlite:///{path}", **store))
+def settings_of(path: Path, *, pepper_file: str = "", pepper_env: str = "") -> Settings:
+    return Settings(store=StoreSettings(url=f"sqlite:///{path}", pepper_file=pepper_file, pepper_env=pepper_env))
 
 
 @pytest.fixture
@@ -618,6 +618,14 @@ class TestPepper:
         store.path.with_name("gateway.db.pepper").write_text("ab" * 32)
         with pytest.raises(ConfigurationError, match="another pepper"):
             open_store(settings_of(store.path))
+
+    def test_each_purpose_has_a_key_of_its_own(self, store: SqliteStore) -> None:
+        """None of them is the hash of a secret."""
+        pepper = store.pepper
+        keys = {pepper.key_for("a"), pepper.key_for("b"), pepper.digest("a"), pepper.digest("b")}
+        assert len(keys) == 4
+        assert pepper.key_for("a") == pepper.key_for("a")
+        assert len(pepper.key_for("a")) == 32
 
     @pytest.mark.parametrize("mode", [0o604, 0o602, 0o644])
     def test_a_file_that_everyone_can_open_is_refused(self, store: SqliteStore, mode: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import phpserialize  # type: ignore[import-untyped]  # ships no types
 import pytest
@@ -20,7 +22,14 @@ from tests.support import Answer, Gateway, call, custom_path, free_port, gateway
 TESTS = Path(__file__).parent
 
 LOUD = """
-from gateway.hookspecs import FormatterSpec, hookimpl
+from gateway.hookspecs import FormatterSpec, MethodSpec, hookimpl
+
+async def fail(call, context):
+    raise ValueError(call.arguments.values["prompt"])
+
+@hookimpl
+def gateway_methods():
+    return [MethodSpec("loud/fail", fail)]
 
 @hookimpl
 def gateway_formatters():
@@ -90,6 +99,7 @@ def test_gateway_plugins_names_the_distribution_and_its_version(installed: Path)
     assert [(row["kind"], row["name"], row["status"]) for row in rows] == [
         ("formatter", "upper", "active"),
         ("translator", "ja", "active"),
+        ("method", "phrases/get", "active"),
     ]
     assert {row["source"] for row in rows} == {"gateway-phrasebook 1.2.3"}
 
@@ -172,3 +182,52 @@ async def test_the_librarys_format_serves_streams_too(rearranged: Gateway) -> No
         php = await asked(rearranged, result_type="serialize")
     assert b"<root><none></none></root>\n\ndata: [DONE]\n\n" in xml.body
     assert php.body == b'data: a:1:{s:4:"none";N;}\n\ndata: [DONE]\n\n'
+
+
+async def test_its_method_answers_on_the_custom_front_and_the_upstream_is_not_asked(extended: Gateway) -> None:
+    path = custom_path(extended, method="phrases/get")
+    for got in (
+        await call(extended, "GET", custom_path(extended, method="phrases/get", prompt="Goodbye")),
+        await call(extended, "POST", path, {"prompt": "Goodbye"}),
+        await call(extended, "POST", path, {"_o_args": {"prompt": "Goodbye", "stream": True}}),
+    ):
+        assert got.json["error_code"] == "0000"
+        assert (got.json["response"]["phrase"], got.json["response"]["for"]) == ("さようなら", "tester")
+
+
+async def test_its_method_takes_every_format_the_plugin_s_own_too(extended: Gateway) -> None:
+    for result_type in ("json", "jsonu", "xml", "serialize", "var_export", "upper", "loud"):
+        path = custom_path(extended, method="phrases/get", prompt="Hello", result_type=result_type)
+        got = await call(extended, "GET", path)
+        assert got.headers["x-error-code"] == "0000", result_type
+        expected = "\\u3053\\u3093" if result_type == "json" else "こんにちは"
+        assert expected in got.body.decode(), result_type
+
+
+async def test_its_method_refuses_by_the_table(extended: Gateway) -> None:
+    needs = (await call(extended, "GET", custom_path(extended, method="phrases/get"))).json
+    assert (needs["error_code"], needs["reason"]) == ("4014", "phrases/get needs the argument prompt")
+    nothing = (await call(extended, "GET", custom_path(extended, method="phrases/get", prompt="Hm"))).json
+    assert [nothing[name] for name in ("response", "error", "reason", "error_code")] == [None, "", "", "2000"]
+
+
+async def test_its_method_counts_like_any_call_and_has_to_be_given(extended: Gateway) -> None:
+    """Unlike the account's own."""
+    path = custom_path(extended, method="phrases/get", prompt="Hello", version="2")
+    before, after = [(await call(extended, "GET", path)).json["api_info"] for _ in range(2)]
+    assert int(after.split()[0][6:]) == int(before.split()[0][6:]) + 1
+    added = json.loads(extended.cli("accounts", "add", "narrow", "--methods", "v1/*", "--json"))
+    code = "4004"
+    while code == "4004":  # until the server knows the account
+        narrow = {"key": added["key"], "secret": added["secret"], "method": "phrases/get", "prompt": "Hello"}
+        code = (await call(extended, "GET", f"/openai/custom/?{urlencode(narrow)}")).json["error_code"]
+    assert code == "4012"
+
+
+async def test_a_method_that_fails_is_4000_and_the_log_says_where(extended: Gateway) -> None:
+    """The client sees no traceback, and the log nothing of what the caller wrote."""
+    got = (await call(extended, "GET", custom_path(extended, method="loud/fail", prompt="my secret"))).json
+    assert (got["error_code"], got["reason"], got["response"]) == ("4000", "the method loud/fail failed", None)
+    [line] = [line for line in extended.log.splitlines() if "loud/fail" in line]
+    assert re.search(r"the method loud/fail raised ValueError at .*loud\.py:\d+$", line)
+    assert "my secret" not in extended.log

@@ -29,6 +29,10 @@ class Pepper:
         """A keyed hash suffices for generated secrets of 256 bits; a slow one would only help to stall us."""
         return blake2b(secret.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=32).digest()
 
+    def key_for(self, purpose: str) -> bytes:
+        """A key of 32 bytes for something else than secrets: the same for every process that has this pepper."""
+        return blake2b(purpose.encode(), key=self._secret, digest_size=32, person=b"gateway key").digest()
+
 
 def load_pepper(settings: StoreSettings, database: Path, environ: Mapping[str, str], *, needed: bool) -> Pepper:
     """Reads the pepper from where the settings say, by default beside the database.

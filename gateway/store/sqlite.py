@@ -25,7 +25,7 @@ from gateway.store.sqlite_calls import read_counts
 from gateway.store.sqlite_ledger import abandoned, nodes_with_holds, prune, read_keyed
 from gateway.store.sqlite_log import read_calls
 from gateway.store.sqlite_writer import Correction, Writer
-from gateway.types import CallCounts, CallRecord
+from gateway.types import Account, CallCounts, CallRecord
 
 OLDEST_SQLITE = (3, 51, 3)
 """Older ones can corrupt a WAL database that two processes share (the WAL-reset fault)."""
@@ -113,6 +113,10 @@ class SqliteStore:
     def accounts_since(self, revision: int) -> AccountChanges:
         """What changed after `revision`; 0 gives every account."""
         return self.accounts.since(revision)
+
+    def account(self, account_id: int) -> Account:
+        """The account as it is now, its money included; UnknownAccountError if there is none."""
+        return self.accounts.by_id(account_id)
 
     def call_counts(self, day: str) -> dict[int, CallCounts]:
         """The committed counts of each account that ever called, with `day` (2022-10-11) as today."""

@@ -108,6 +108,14 @@ class AccountsTable:
         with self._lock, converted_errors():
             return self._named(name)
 
+    def by_id(self, account_id: int) -> Account:
+        """UnknownAccountError if there is none, or no longer."""
+        with self._lock, converted_errors():
+            row = self._connection.execute(f"{_SELECT} WHERE id = ? AND deleted_at IS NULL", (account_id,)).fetchone()
+        if row is None:
+            raise UnknownAccountError(f"no account has the id {account_id}")
+        return _account(row)
+
     def all(self) -> list[Account]:
         """Every account that is not deleted, by name."""
         with self._lock, converted_errors():
