@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def peers() -> tuple[Peer, ...]:
         nginx_peer(),
         Peer("gateway native", gateway_command, native, ours, version=gateway.__version__),
         Peer("gateway custom", gateway_command, lambda _, arguments: custom_request(arguments), ours),
+        Peer("gateway ledger", priced_gateway_command, native, ours),
         haproxy_peer(),
         litellm_peer(),
         portkey_peer(),
@@ -137,14 +138,27 @@ api_key_env = "{key_env}"
 LIMITS = ["--concurrency", "100000", "--per-minute", "100000000", "--per-day", "1000000000", "--total", "1000000000"]
 
 
-def gateway_command(place: Place) -> list[str]:
+PRICES = """
+[[price]]
+per_call = "0.001"
+per_1k_prompt = "0.0025"
+per_1k_completion = "0.01"
+"""
+
+
+def priced_gateway_command(place: Place) -> list[str]:
+    """The same with prices: each call is held and settled, both on the disk before it goes on."""
+    return gateway_command(place, PRICES, ["--balance", "999999999999"])
+
+
+def gateway_command(place: Place, more: str = "", options: Sequence[str] = ()) -> list[str]:
     """The gateway as an operator starts it: its defaults, one account with limits, a SQLite store on disk."""
     configuration = place.directory / "gateway.toml"
     configuration.write_text(
-        GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV)
+        GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV) + more
     )
     program = [sys.executable, "-m", "gateway"]
-    add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, *LIMITS]
+    add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, *LIMITS, *options]
     environment = {**os.environ, UPSTREAM_KEY_ENV: UPSTREAM_KEY}
     try:
         added = subprocess.run(

@@ -159,8 +159,8 @@ MEMORY_GROWTH = Figure(
 )
 
 GUESTS = ("HAProxy", "LiteLLM", "Portkey")
-CALLERS = ("direct", "nginx", "gateway native", "gateway custom")
-STREAMERS = ("direct", "nginx", "gateway native")
+CALLERS = ("direct", "nginx", "gateway native", "gateway custom", "gateway ledger")
+STREAMERS = ("direct", "nginx", "gateway native", "gateway ledger")
 PROXIES = ("nginx", "gateway native")
 
 

@@ -50,8 +50,8 @@ class Books(Protocol):
 class Bill:
     """What one call has to pay. Changes as the call goes on; settled once.
 
-    `price` None: nothing, but its tokens count or its answer is kept. `held_micros` None: nothing was held yet, and
-    nothing has to be settled.
+    `price` None: nothing, but its tokens count or its answer is kept. `at_most_micros` is what it may come to as far as
+    one knows at its start. `held_micros` None: nothing was held yet, and nothing has to be settled.
     """
 
     __slots__ = (
@@ -61,6 +61,7 @@ class Bill:
         "_whole",
         "account_id",
         "answer",
+        "at_most_micros",
         "call",
         "call_id",
         "held_micros",
@@ -79,6 +80,7 @@ class Bill:
         self.call = call
         self.price = price
         self.key = key
+        self.at_most_micros = 0
         self.held_micros: int | None = None
         self.settled = False  # or about to be
         self.watch: Watch | None = None
@@ -141,9 +143,17 @@ class Billing:
     def open(self, call_id: int, account: Account, call: Call, key: str | None, *, upload: bool) -> Bill | None:
         """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price."""
         price = self._price(account, call, upload=upload) if self.prices else None
+        at_most_micros = 0
+        if price is not None:
+            running = self.charging.running_tokens if self._holds_running(call) else None
+            at_most_micros = price.cost(greatest_use(price, call, running_tokens=running))
+            if not at_most_micros:
+                price = None
         if price is None and key is None and account.tokens_per_minute is None:
             return None
-        return Bill(call_id, account.id, call, price, key)
+        bill = Bill(call_id, account.id, call, price, key)
+        bill.at_most_micros = at_most_micros
+        return bill
 
     def _price(self, account: Account, call: Call, *, upload: bool) -> Price | None:
         """The call's price; of an upload that does not tell its model, the highest that it may have."""
@@ -156,16 +166,11 @@ class Billing:
         if price is None and self.charging.unpriced == "refused" and _costs_upstream(call):
             of = f" of the model {model}" if model is not None else ""
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
-        if price is None or not price.cost(greatest_use(price, call)):
-            return None
         return price
 
     async def hold(self, bill: Bill, started_at: float) -> None:
         """Holds the greatest cost of a call, durably. Raises 4016, 4008 for a key in use, 4000."""
-        call, price, amount = bill.call, bill.price, 0
-        if price is not None:
-            running = self.charging.running_tokens if self._holds_running(call) else None
-            amount = price.cost(greatest_use(price, call, running_tokens=running))
+        call, amount = bill.call, bill.at_most_micros
         hold = Hold(
             bill.call_id, bill.account_id, amount, call.request_id, call.front, call.method,
             call.arguments.model, started_at, call.client_ip, bill.key, fingerprint(call) if bill.key else b"",

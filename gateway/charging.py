@@ -26,6 +26,7 @@ _NOT_IN_BYTES = re.compile(
 )
 """Arguments by which a prompt can grow beyond its own bytes: pictures, sounds, files, what the upstream remembers. An
 escape of an ASCII character, which nobody needs, could hide one of their names."""
+_TRACES = (b"\\u00", b"_url", b"input_", b"file", b"_id", b"conversation", b"search", b"code_interpreter", b"mcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +173,14 @@ def greatest_use(price: Price, call: Call, *, running_tokens: int | None = None)
 
 def _greatest_prompt(price: Price, arguments: Arguments) -> int:
     text = arguments.text
-    if _NOT_IN_BYTES.search(text) or isinstance(arguments.values.get("prompt"), dict):
+    if _may_hold_more(text) or isinstance(arguments.values.get("prompt"), dict):
         return max(price.max_prompt_tokens, len(text))
     return len(text)
+
+
+def _may_hold_more(text: bytes) -> bool:
+    """Whether there is more than text in a prompt. The pattern is asked only where plain searches find a trace of it."""
+    return any(trace in text for trace in _TRACES) and _NOT_IN_BYTES.search(text) is not None
 
 
 def _greatest_completion(price: Price, values: Mapping[str, JsonValue]) -> int:

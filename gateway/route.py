@@ -281,12 +281,12 @@ class Road:
             settler = progress.settler
             if settler is not None:
                 settler.reckon()
-            record = progress.record(account, monotonic(), client.sent_status, client.sent_at, client.sent_bytes)
+            if settler is None or settler.bill.held_micros is None:
+                record = progress.record(account, monotonic(), client.sent_status, client.sent_at, client.sent_bytes)
+                self.store.append(record)
+            else:
+                record = settler.end(self.store, client.sent_status, client.sent_at, client.sent_bytes)
             self.accounts.count(record)
             if progress.slot is not None:
                 progress.slot.leave(tokens_used(progress.usage))
-            if settler is None or settler.bill.held_micros is None:
-                self.store.append(record)
-            else:
-                settler.end(self.store, record)
         log_access(client, progress)

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Protocol
 
 from gateway.billing import Bill, Billing, settled_as
-from gateway.errors import GatewayError
+from gateway.errors import ErrorCode, GatewayError
 from gateway.metering import Watch
 from gateway.progress import Progress
 from gateway.store.interface import KeptAnswer, Settlement, StoreError
@@ -34,13 +34,14 @@ def raw_answer(answer: KeptAnswer) -> bytes:
 class Settler:
     """Settles one call, once. `is_file`: its answer is a file that is relayed."""
 
-    __slots__ = ("_billing", "_progress", "bill", "is_file")
+    __slots__ = ("_billing", "_progress", "_reckoned", "bill", "is_file")
 
     def __init__(self, billing: Billing, bill: Bill, progress: Progress) -> None:
         self._billing = billing
         self._progress = progress
         self.bill = bill
         self.is_file = False
+        self._reckoned: ErrorCode | None = None  # the outcome of a whole answer that was reckoned
 
     @property
     def asks_usage(self) -> bool:
@@ -100,9 +101,10 @@ class Settler:
     def reckon(self) -> None:
         """Notes what the call has used and what it costs, by how it stands now."""
         progress, bill = self._progress, self.bill
-        if bill.settled:
-            return
         begun = progress.streamed or self.is_file
+        if bill.settled or (self._reckoned is progress.outcome and not begun):
+            return
+        self._reckoned = progress.outcome
         use, total = self._billing.total(bill, progress.outcome.code, streamed=progress.streamed, begun=begun)
         progress.usage = use.usage
         progress.charge_micros = total if bill.held_micros is not None else 0
@@ -112,16 +114,20 @@ class Settler:
         """How the hold ends."""
         return self._billing.settlement(self.bill, record)
 
-    def end(self, log: Log, record: CallRecord) -> None:
-        """Settles a held call that is not settled yet, or takes up how its answer's delivery ended."""
-        logged = self._progress.logged
+    def end(self, log: Log, status: int, sent_at: float | None, sent_bytes: int) -> CallRecord:
+        """Settles a held call that is not settled yet, or takes up how its answer's delivery ended. Returns its row."""
+        logged, cut = self._progress.logged, self._progress.cut
+        if logged is not None and self.bill.settled and (logged.status, logged.sent_bytes, logged.cut) == (
+            status, sent_bytes, cut,
+        ):  # fmt: skip
+            return logged
+        record = self.record(monotonic(), status, sent_at, sent_bytes)
         if not self.bill.settled:
             self.bill.settled = True
             log.settle_later(self.settlement(record))
-        elif logged is not None and (logged.cut, logged.status, logged.sent_bytes) != (
-            record.cut, record.status, record.sent_bytes,
-        ):  # fmt: skip
+        else:
             log.correct(record)
+        return record
 
     def record(self, now: float, status: int, sent_at: float | None, sent_bytes: int) -> CallRecord:
         """The row of the call log as it stands."""

@@ -1,5 +1,5 @@
-"""Many rows by few statements: a statement for each row would give up the GIL and fight for it again each time, against
-an event loop that never rests.
+"""Many rows by one statement: each step of a statement gives up the GIL and fights for it again, against an event loop
+that never rests.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from itertools import chain
 
 import apsw
 
-_SIZES = (128, 16, 4, 1)  # a few only: each of their statements is prepared once
+_LARGEST = 128
+_EXACT = 32  # of up to so many rows, every number has a statement of its own, prepared once
 
 
 class Inserts:
     """`INSERT … VALUES …` of many rows. `head` is the statement up to VALUES, `row` one row's placeholders."""
 
-    __slots__ = ("_statements",)
+    __slots__ = ("_head", "_row")
 
     def __init__(self, head: str, row: str) -> None:
-        self._statements = {size: f"{head} VALUES {', '.join([row] * size)}" for size in _SIZES}
+        self._head = head
+        self._row = row
 
     def execute(self, connection: apsw.Connection, rows: Sequence[Sequence[apsw.SQLiteValue]]) -> None:
         """Inserts the rows in their order."""
         start = 0
-        for size in _SIZES:
-            while len(rows) - start >= size:
-                values = list(chain.from_iterable(rows[start : start + size]))
-                connection.execute(self._statements[size], values)
-                start += size
+        while (left := len(rows) - start) > 0:
+            size = left if left <= _EXACT else _LARGEST if left >= _LARGEST else _EXACT
+            values = list(chain.from_iterable(rows[start : start + size]))
+            connection.execute(f"{self._head} VALUES {', '.join([self._row] * size)}", values)
+            start += size

@@ -6,8 +6,9 @@ entry and the balance change together or not at all. Holds and balances are comp
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import apsw
@@ -25,23 +26,29 @@ from gateway.store.interface import (
     Settlement,
     StoreError,
 )
-from gateway.store.rows import Inserts
-from gateway.store.sqlite_calls import encodable_text
 from gateway.types import CallRecord
 
 log = logging.getLogger(__name__)
 
-_INSERT_HOLDS = Inserts(
-    "INSERT INTO holds (call_id, account_id, amount_micros, request_id, front, method, model, started_us, client_ip)",
-    "(?, ?, ?, ?, ?, ?, ?, round(? * 1e6), ?)",
+# Rows come in and go out as one JSON text: one step of a statement, however many there are.
+_INSERT_HOLDS = (
+    "INSERT INTO holds (call_id, account_id, amount_micros, request_id, front, method, model, started_us, client_ip)"
+    " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,"
+    " round((value ->> 7) * 1e6), value ->> 8 FROM json_each(?)"
 )
-_INSERT_ENTRIES = Inserts(
-    "INSERT INTO entries (account_id, kind, amount_micros, call_id, at_us)", "(?, 'charge', ?, ?, ?)"
+_INSERT_ENTRIES = (
+    "INSERT INTO entries (account_id, kind, amount_micros, call_id, at_us)"
+    " SELECT value ->> 0, 'charge', value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)"
 )
-_END_HOLDS = (
-    "DELETE FROM holds WHERE call_id IN (SELECT value FROM json_each(?)) RETURNING call_id, account_id, amount_micros"
+_READ_HOLDS = (
+    "SELECT json_group_array(json_array(call_id, amount_micros)) FROM holds"
+    " WHERE call_id IN (SELECT value FROM json_each(?))"
 )
-_READ_BALANCES = "SELECT id, balance_micros - held_micros FROM accounts WHERE id IN (SELECT value FROM json_each(?))"
+_END_HOLDS = "DELETE FROM holds WHERE call_id IN (SELECT value FROM json_each(?))"
+_READ_BALANCES = (
+    "SELECT json_group_array(json_array(id, balance_micros - held_micros)) FROM accounts"
+    " WHERE id IN (SELECT value FROM json_each(?))"
+)
 _ADD_BALANCES = (
     "UPDATE accounts SET balance_micros = balance_micros + (value ->> 1), held_micros = held_micros + (value ->> 2)"
     " FROM json_each(?) WHERE accounts.id = value ->> 0"
@@ -57,10 +64,10 @@ _NODE = (1 << NODE_BITS) - 1
 class Balances:
     """The balances that one transaction touches: each is read once, and written once at its end."""
 
-    def __init__(self, connection: apsw.Connection, account_ids: Iterable[int]) -> None:
+    def __init__(self, connection: apsw.Connection, account_ids: Collection[int]) -> None:
         self._connection = connection
-        ids = orjson.dumps(list(set(account_ids))).decode()
-        self._available: dict[int, int] = dict(connection.execute(_READ_BALANCES, (ids,)))
+        ids = orjson.dumps(list(account_ids)).decode()
+        self._available: dict[int, int] = dict(orjson.loads(connection.execute(_READ_BALANCES, (ids,)).get))
         self._changes: dict[int, list[int]] = {}
 
     def available(self, account_id: int) -> int:
@@ -83,20 +90,25 @@ class Balances:
 
 def hold(connection: apsw.Connection, balances: Balances, holds: Sequence[Hold]) -> list[StoreError | None]:
     """Holds what the balances cover, in order; of each that cannot be, why."""
-    results: list[StoreError | None] = []
-    rows = []
-    for each in holds:
-        refusal = _refusal(connection, balances, each)
-        results.append(refusal)
-        if refusal is None:
-            balances.change(each.account_id, 0, each.amount_micros)
-            model = None if each.model is None else encodable_text(each.model)
-            rows.append((
-                each.call_id, each.account_id, each.amount_micros, each.request_id, each.front,
-                encodable_text(each.method), model, each.started_at, each.client_ip,
-            ))  # fmt: skip
-    _INSERT_HOLDS.execute(connection, rows)
+    results = [_refusal(connection, balances, each) for each in holds]
+    rows = [
+        (
+            each.call_id, each.account_id, each.amount_micros, each.request_id, each.front,
+            each.method, each.model, each.started_at, each.client_ip,
+        )
+        for each, refusal in zip(holds, results, strict=True) if refusal is None
+    ]  # fmt: skip
+    if rows:
+        connection.execute(_INSERT_HOLDS, (_json(rows),))
     return results
+
+
+def _json(rows: object) -> str:
+    """Rows for json_each(). A lone surrogate in what a client wrote must not keep its call out of the books."""
+    try:
+        return orjson.dumps(rows).decode()
+    except orjson.JSONEncodeError:
+        return json.dumps(rows).encode("utf-8", "replace").decode()
 
 
 def _refusal(connection: apsw.Connection, balances: Balances, hold: Hold) -> StoreError | None:
@@ -106,6 +118,7 @@ def _refusal(connection: apsw.Connection, balances: Balances, hold: Hold) -> Sto
         values = (hold.account_id, hold.idempotency_key, hold.fingerprint, hold.call_id, hold.request_id)
         if connection.execute(_TAKE_KEY, values).get is None:
             return KeyTakenError("another call has this idempotency key")
+    balances.change(hold.account_id, 0, hold.amount_micros)
     return None
 
 
@@ -130,7 +143,8 @@ def settle(
     A hold that is gone was settled before: nothing is charged again, and what was charged is told.
     """
     ids = orjson.dumps([settlement.record.id for settlement in settlements]).decode()
-    held = {call_id: amount for call_id, _, amount in connection.execute(_END_HOLDS, (ids,))}
+    held: dict[int, int] = dict(orjson.loads(connection.execute(_READ_HOLDS, (ids,)).get))
+    connection.execute(_END_HOLDS, (ids,))
     entries = []
     records = []
     for settlement in settlements:
@@ -144,7 +158,8 @@ def settle(
         records.append(record)
         if record.charge_micros:
             entries.append((record.account_id, -record.charge_micros, record.id, at_us))
-    _INSERT_ENTRIES.execute(connection, entries)
+    if entries:
+        connection.execute(_INSERT_ENTRIES, (_json(entries),))
     for settlement in settlements:
         if settlement.keyed:
             _end_key(connection, settlement)
