@@ -179,7 +179,7 @@ def _greatest_prompt(price: Price, arguments: Arguments) -> int:
 
 
 def _may_hold_more(text: bytes) -> bool:
-    """Whether there is more than text in a prompt. The pattern is asked only where plain searches find a trace of it."""
+    """Whether there is more than text in a prompt. The pattern is asked only where a plain search finds its trace."""
     return any(trace in text for trace in _TRACES) and _NOT_IN_BYTES.search(text) is not None
 
 
