@@ -18,7 +18,7 @@ LAYERS = (
     ("amounts", "client_side", "credentials", "ids", "request_head", "sse", "usage"),
     ("config_checks", "config_values", "hookspecs", "methods", "progress"),
     ("config",),
-    ("plugin_loading", "formatting", "translation", "store", "upstream"),
+    ("charging", "plugin_loading", "formatting", "translation", "store", "upstream"),
     ("accounts", "plain"),
     ("server",),
     ("fronts",),
@@ -27,7 +27,7 @@ LAYERS = (
     ("app",),
     ("demo",),
     ("cli_shared",),
-    ("cli_accounts",),
+    ("cli_accounts", "cli_calls", "cli_money"),
     ("cli",),
     ("__main__",),
 )

@@ -1,4 +1,4 @@
-"""The call log's SQL: one thread that writes, in groups, and the queries that read.
+"""The call log's writing side: one thread that writes, in groups.
 
 The thread writes many rows with one statement. A statement for each row would give up the GIL and fight for it again
 at each row, against an event loop that never rests.
@@ -12,7 +12,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
 
 import apsw
 import orjson
@@ -20,7 +19,7 @@ from msgspec.structs import astuple, replace
 
 from gateway.store.counting import Days, counted_as
 from gateway.store.sqlite_accounts import transaction
-from gateway.types import CallCounts, CallRecord
+from gateway.types import CallRecord
 
 log = logging.getLogger(__name__)
 
@@ -212,54 +211,7 @@ def _is_stored(connection: apsw.Connection, record: CallRecord) -> bool:
     return connection.execute(query, (record.id, record.request_id)).get is not None
 
 
-def read_calls(
-    connection: apsw.Connection, account_id: int | None, outcome: str | None, before_id: int | None, limit: int
-) -> list[CallRecord]:
-    """The newest calls first, of one account or all, below `before_id` where that is given."""
-    conditions = {"account_id = ?": account_id, "outcome = ?": outcome, "id < ?": before_id}
-    given = {condition: value for condition, value in conditions.items() if value is not None}
-    where = f"WHERE {' AND '.join(given)}" if given else ""
-    query = f"SELECT {_COLUMNS} FROM calls {where} ORDER BY id DESC LIMIT ?"  # noqa: S608  # conditions are ours
-    return [_record(row) for row in connection.execute(query, (*given.values(), limit))]
-
-
-def read_counts(connection: apsw.Connection, day: str) -> dict[int, CallCounts]:
-    """Each account's counts in all, with `day` as its today."""
-    query = (
-        "SELECT account_id, sum(iif(day = ?, succeeded + empty + failed, 0)), sum(succeeded), sum(empty), sum(failed)"
-        " FROM call_counts GROUP BY account_id"
-    )
-    return {account_id: CallCounts(*counts) for account_id, *counts in connection.execute(query, (day,))}
-
-
 def _encodable(record: CallRecord) -> CallRecord:
     """A lone surrogate in what a client wrote must not keep its call out of the log."""
     method, model = record.method.encode("utf-8", "replace").decode(), record.model
     return replace(record, method=method, model=None if model is None else model.encode("utf-8", "replace").decode())
-
-
-def _record(row: Sequence[Any]) -> CallRecord:  # Any: the table is STRICT, and SQLite vouches for the types
-    id_, request_id, account_id, front, method, model, outcome, status = row[:8]
-    streamed, cut, started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip, *usage = row[8:]
-    prompt_tokens, completion_tokens, cached_tokens = usage
-    return CallRecord(
-        id=id_,
-        request_id=request_id,
-        account_id=account_id,
-        front=front,
-        method=method,
-        model=model,
-        outcome=outcome,
-        status=status,
-        streamed=bool(streamed),
-        cut=bool(cut),
-        started_at=started_us / 1e6,
-        duration_s=duration_us / 1e6,
-        first_byte_s=None if first_byte_us is None else first_byte_us / 1e6,
-        sent_bytes=sent_bytes,
-        cache=cache,
-        client_ip=client_ip,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        cached_tokens=cached_tokens,
-    )
