@@ -12,20 +12,19 @@ import click
 
 from gateway import __version__
 from gateway.cli_accounts import accounts
+from gateway.cli_calls import calls
+from gateway.cli_money import audit, price
 from gateway.cli_shared import (
     config_option,
     json_option,
-    moment_text,
-    opened_store,
     print_json,
     print_table,
     read_settings,
 )
-from gateway.errors import ERROR_CODES, ConfigurationError
+from gateway.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from gateway.config import Settings
-    from gateway.types import CallRecord
 
 
 class ConfigurationFailed(click.ClickException):
@@ -60,6 +59,9 @@ def main() -> None:
 
 
 main.add_command(accounts)
+main.add_command(audit)
+main.add_command(calls)
+accounts.add_command(price)
 
 
 @main.command()
@@ -131,56 +133,6 @@ def check(file: Path) -> None:
     if lines:
         raise ConfigurationError("\n".join(lines))
     click.echo(f"{file}: no faults found")
-
-
-@main.command()
-@click.option("--account", "name", metavar="NAME", help="Only this account's calls.")
-@click.option("--limit", metavar="N", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most N.")
-@click.option("--outcome", metavar="CODE", type=click.Choice(list(ERROR_CODES)), help="Only with this error code.")
-@config_option
-@json_option
-def calls(name: str | None, limit: int, outcome: str | None, config: Path | None, as_json: bool) -> None:
-    """Show the call log, newest first."""
-    settings = read_settings(config)
-    with opened_store(settings) as store:
-        names = {account.id: account.name for account in store.accounts.all()}
-        account_id = None if name is None else store.accounts.by_name(name).id
-        records = store.calls(account_id=account_id, outcome=outcome, limit=limit)
-    described = [_call(record, names, settings) for record in records]
-    if as_json:
-        print_json(described)
-        return
-    columns = ("started", "account", "method", "model", "outcome", "status", "duration_s", "sent_bytes", "request_id")
-    headers = [column.replace("_", " ") for column in columns]
-    print_table(
-        headers, [["-" if row[column] is None else str(row[column]) for column in columns] for row in described]
-    )
-
-
-def _call(record: CallRecord, names: dict[int, str], settings: Settings) -> dict[str, Any]:
-    """A call as the operator sees it; ids as text, since they outgrow what JavaScript calls a number."""
-    return {
-        "last_id": str(record.id),
-        "request_id": record.request_id,
-        "started": moment_text(record.started_at, settings),
-        "account": names.get(record.account_id),  # None: deleted since
-        "account_id": record.account_id,
-        "front": record.front,
-        "method": record.method,
-        "model": record.model,
-        "outcome": record.outcome,
-        "status": record.status,
-        "streamed": record.streamed,
-        "cut": record.cut,
-        "cache": record.cache,
-        "duration_s": record.duration_s,
-        "first_byte_s": record.first_byte_s,
-        "sent_bytes": record.sent_bytes,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "cached_tokens": record.cached_tokens,
-        "client_ip": record.client_ip,
-    }
 
 
 def _with_plugins_dir(settings: Settings, directory: Path | None) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from datetime import time as time_of_day
@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from gateway.amounts import amount_micros, amount_text
 from gateway.cli_shared import (
+    checked,
     config_option,
+    day_or_moment,
     json_option,
     moment_text,
     opened_store,
@@ -24,6 +27,7 @@ from gateway.cli_shared import (
     print_table,
     printable,
     read_settings,
+    seconds_of,
 )
 
 if TYPE_CHECKING:
@@ -40,24 +44,10 @@ Given: TypeAlias = "tuple[Any] | None"
 """A change that an option asks for, in a tuple since None is a value; None where the option was not given."""
 
 
-def _checked(parse: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A click callback whose complaint names the option."""
-
-    def callback(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
-        if text is None:
-            return None
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-
-    return callback
-
-
-def _amount(text: str) -> int:
-    from gateway.amounts import amount_micros
-
-    return amount_micros(text)
+def _payment(text: str) -> int:
+    if not (micros := amount_micros(text)):
+        raise ValueError("nothing would be paid")
+    return micros
 
 
 def _credential(text: str) -> str:
@@ -72,7 +62,7 @@ def _name(text: str) -> str:
     return text
 
 
-def _limit(text: str) -> int | None:
+def _number(text: str) -> int | None:
     if text == "none":
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
@@ -92,16 +82,23 @@ def _expiry(text: str) -> date | datetime | None:
     if text == "never":
         return None
     try:
-        return date.fromisoformat(text) if len(text) <= 10 else datetime.fromisoformat(text)
+        return day_or_moment(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is neither a date (2026-12-31), a date with a time, nor 'never'") from error
+        raise ValueError(f"{error}, nor 'never'") from error
 
 
-_CHANGES = (
-    ("--concurrency", "concurrency", _limit, "N", "Calls at one time, or 'none'."),
-    ("--per-minute", "per_minute", _limit, "N", "Calls a minute, or 'none'."),
-    ("--per-day", "per_day", _limit, "N", "Calls a day, or 'none'."),
-    ("--total", "total", _limit, "N", "Calls in all, or 'none'."),
+_Change: TypeAlias = "tuple[str, str, Callable[[str], object], str, str]"
+"""An option, the account's field that it changes, how it is read, what it takes, its help."""
+
+_LIMITS: tuple[_Change, ...] = (
+    ("--concurrency", "concurrency", _number, "N", "Calls at one time, or 'none'."),
+    ("--per-minute", "per_minute", _number, "N", "Calls a minute, or 'none'."),
+    ("--tokens-per-minute", "tokens_per_minute", _number, "N", "Tokens a minute, or 'none'."),
+    ("--per-day", "per_day", _number, "N", "Calls a day, or 'none'."),
+    ("--total", "total", _number, "N", "Calls in all, or 'none'."),
+)
+_CHANGES: tuple[_Change, ...] = (
+    *_LIMITS,
     ("--methods", "methods", _globs, "GLOB,…", "The only methods it may call; '*' is every one."),
     ("--stopped-methods", "stopped_methods", _globs, "GLOB,…", "Methods that are stopped for it; '' is none."),
     ("--expires", "expires_at", _expiry, "DATE", "The last day it works, a moment, or 'never'."),
@@ -113,25 +110,22 @@ def _wrapped(parse: Callable[[str], object]) -> Callable[[str], tuple[object]]:
     return lambda text: (parse(text),)
 
 
-def _change_options(command: Callable[..., None]) -> Callable[..., None]:
-    for flag, field, parse, metavar, text in reversed(_CHANGES):
-        callback = _checked(_wrapped(parse))
-        command = click.option(flag, field, callback=callback, metavar=metavar, help=text)(command)
-    return command
+def _change_options(changes: Sequence[_Change]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for flag, field, parse, metavar, text in reversed(changes):
+            callback = checked(_wrapped(parse))
+            command = click.option(flag, field, callback=callback, metavar=metavar, help=text)(command)
+        return command
+
+    return decorate
 
 
 def _changed_fields(given: dict[str, Given], settings: Settings) -> dict[str, Any]:
     """The account's fields that the options change. A day ends by the operator's clock, and includes its evening."""
-    from zoneinfo import ZoneInfo
-
     fields = {field: value[0] for field, value in given.items() if value is not None}
     expiry = fields.get("expires_at")
     if expiry is not None:
-        if not isinstance(expiry, datetime):
-            expiry = datetime.combine(expiry, time_of_day.max)
-        if expiry.tzinfo is None:
-            expiry = expiry.replace(tzinfo=ZoneInfo(settings.defaults.timezone))
-        fields["expires_at"] = expiry.timestamp()
+        fields["expires_at"] = seconds_of(expiry, settings, time_of_day.max)
     return fields
 
 
@@ -139,11 +133,13 @@ _name_argument = click.argument("name")
 
 
 @accounts.command()
-@click.argument("name", callback=_checked(_name))
-@click.option("--key", callback=_checked(_credential), metavar="K", help="Its key; made up if left out.")
-@click.option("--secret", callback=_checked(_credential), metavar="S", help="Its secret; made up if left out.")
-@click.option("--balance", callback=_checked(_amount), metavar="AMOUNT", help="What it starts with, such as 12.50.")
-@_change_options
+@click.argument("name", callback=checked(_name))
+@click.option("--key", callback=checked(_credential), metavar="K", help="Its key; made up if left out.")
+@click.option("--secret", callback=checked(_credential), metavar="S", help="Its secret; made up if left out.")
+@click.option(
+    "--balance", callback=checked(amount_micros), metavar="AMOUNT", help="What it starts with, such as 12.50."
+)
+@_change_options(_CHANGES)
 @config_option
 @json_option
 def add(
@@ -205,7 +201,7 @@ def show(name: str, config: Path | None, as_json: bool) -> None:
 
 @accounts.command(name="set")
 @_name_argument
-@_change_options
+@_change_options(_CHANGES)
 @config_option
 @json_option
 def set_(name: str, config: Path | None, as_json: bool, **given: Given) -> None:
@@ -215,6 +211,21 @@ def set_(name: str, config: Path | None, as_json: bool, **given: Given) -> None:
     if not fields:
         raise click.UsageError("nothing to set: name at least one option")
     _update(name, lambda account: replace(account, **fields), settings, as_json)
+
+
+@accounts.command()
+@_name_argument
+@_change_options(_LIMITS)
+@config_option
+@json_option
+def limit(name: str, config: Path | None, as_json: bool, **given: Given) -> None:
+    """Change an account's limits and nothing else, and show them; without an option show them."""
+    settings = read_settings(config)
+    fields = _changed_fields(given, settings)
+    with opened_store(settings) as store:
+        table = store.accounts
+        account = table.update(name, lambda account: replace(account, **fields)) if fields else table.by_name(name)
+    _print_described({"name": account.name, **_limits(account)}, as_json)
 
 
 @accounts.command()
@@ -237,7 +248,7 @@ def start(name: str, config: Path | None, as_json: bool) -> None:
 
 @accounts.command()
 @_name_argument
-@click.option("--secret", callback=_checked(_credential), metavar="S", help="The new secret; made up if left out.")
+@click.option("--secret", callback=checked(_credential), metavar="S", help="The new secret; made up if left out.")
 @config_option
 @json_option
 def rotate(name: str, secret: str | None, config: Path | None, as_json: bool) -> None:
@@ -254,15 +265,17 @@ def rotate(name: str, secret: str | None, config: Path | None, as_json: bool) ->
 
 @accounts.command()
 @_name_argument
-@click.argument("amount", callback=_checked(_amount))
+@click.argument("amount", callback=checked(_payment))
+@click.option("--back", is_flag=True, help="Take AMOUNT back instead: a correction. What calls hold stays.")
 @config_option
 @json_option
-def topup(name: str, amount: int, config: Path | None, as_json: bool) -> None:
+def topup(name: str, amount: int, back: bool, config: Path | None, as_json: bool) -> None:
     """Add AMOUNT, such as 12.50, to an account's balance."""
     settings = read_settings(config)
     with opened_store(settings) as store:
-        account = store.accounts.top_up(name, amount)
-    _print_account(account, settings, as_json, None)
+        account = store.accounts.top_up(name, -amount if back else amount)
+        counts = store.call_counts(_today(settings)).get(account.id)
+    _print_account(account, settings, as_json, counts)
 
 
 @accounts.command()
@@ -300,14 +313,17 @@ def _print_secret(account: Account, secret: str, settings: Settings, as_json: bo
 
 
 def _print_account(account: Account, settings: Settings, as_json: bool, counts: CallCounts | None) -> None:
-    description = _description(account, counts, settings)
+    _print_described(_description(account, counts, settings), as_json)
+
+
+def _print_described(description: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(description)
     else:
         print_fields([(name.replace("_", " "), _text(name, value)) for name, value in description.items()])
 
 
-_UNRESTRICTED = {"methods": "every", "allow_from": "anywhere", "expires": "never"}
+_UNRESTRICTED = {"methods": "every", "allow_from": "anywhere", "expires": "never", "price_list": "none"}
 
 
 def _text(name: str, value: object) -> str:
@@ -320,7 +336,6 @@ def _text(name: str, value: object) -> str:
 
 def _description(account: Account, counts: CallCounts | None, settings: Settings) -> dict[str, Any]:
     """An account as the operator sees it; the JSON of `show`."""
-    from gateway.amounts import amount_text
     from gateway.types import CallCounts
 
     counts = counts or CallCounts()
@@ -330,22 +345,25 @@ def _description(account: Account, counts: CallCounts | None, settings: Settings
         "key": account.key,
         "state": _state(account),
         "balance": amount_text(account.balance_micros),
-        "held": "0",
+        "held": amount_text(account.held_micros),
+        "available": amount_text(account.balance_micros - account.held_micros),
+        "price_list": account.price_list or None,
         "calls_today": counts.today,
         "calls_total": counts.total,
         "calls_succeeded": counts.succeeded,
         "calls_empty": counts.empty,
         "calls_failed": counts.failed,
-        "concurrency": account.concurrency,
-        "per_minute": account.per_minute,
-        "per_day": account.per_day,
-        "total": account.total,
+        **_limits(account),
         "methods": None if account.methods is None else list(account.methods),
         "stopped_methods": list(account.stopped_methods),
         "allow_from": [str(network) for network in account.allow_from],
         "expires": None if account.expires_at is None else moment_text(account.expires_at, settings),
         "created": moment_text(account.created_at, settings),
     }
+
+
+def _limits(account: Account) -> dict[str, Any]:
+    return {field: getattr(account, field) for _, field, *_ in _LIMITS}
 
 
 def _state(account: Account) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime, time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 import click
@@ -30,6 +30,20 @@ config_option = click.option(
     help="The configuration; without one: defaults, and SQLite in the user's data directory.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def checked(parse: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A click callback whose complaint names the option."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:  # Any: as parsed
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
 
 
 def read_settings(config: Path | None) -> Settings:
@@ -88,6 +102,24 @@ def moment_text(at: float, settings: Settings) -> str:
     from zoneinfo import ZoneInfo
 
     return datetime.fromtimestamp(at, ZoneInfo(settings.defaults.timezone)).isoformat(timespec="seconds")
+
+
+def day_or_moment(text: str) -> date | datetime:
+    """Reads ISO 8601: a date, or a date with a time, with or without a zone. ValueError for anything else."""
+    try:
+        return date.fromisoformat(text) if len(text) <= 10 else datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is neither a date (2026-12-31) nor a date with a time") from error
+
+
+def seconds_of(day: date | datetime, settings: Settings, time_of_day: time) -> float:
+    """Seconds since the epoch: of a moment, or of that time of a day. Without a zone it is the operator's clock."""
+    from zoneinfo import ZoneInfo
+
+    moment = day if isinstance(day, datetime) else datetime.combine(day, time_of_day)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(settings.defaults.timezone))
+    return moment.timestamp()
 
 
 def _width(text: str) -> int:

@@ -14,6 +14,11 @@ def microseconds_of(last_id: int) -> int:
     return (last_id >> NODE_BITS) + EPOCH_2020_US
 
 
+def least_id_at(us: int) -> int:
+    """The least `last_id` that can be made of the microsecond `us` since 1970, or of the nearest that has one."""
+    return min(max(us - EPOCH_2020_US, 0), (1 << 63 - NODE_BITS) - 1) << NODE_BITS
+
+
 class CallIds:
     """Gives each call of this node its ids.
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("app",),
     ("demo",),
     ("cli_shared",),
-    ("cli_accounts",),
+    ("cli_accounts", "cli_calls", "cli_money"),
     ("cli",),
     ("__main__",),
 )

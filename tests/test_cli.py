@@ -117,7 +117,7 @@ class TestStarting:
     def test_help_names_every_command_and_loads_no_database(self, terminal: Terminal) -> None:
         """What a first look shows must come at once."""
         done = terminal.ok("--help", PYTHONPROFILEIMPORTTIME="1")
-        for command in ("accounts", "calls", "check", "demo", "plugins", "serve"):
+        for command in ("accounts", "audit", "calls", "check", "demo", "plugins", "serve"):
             assert re.search(rf"^  {command} ", done.out, re.MULTILINE)
         for heavy in ("apsw", "aiohttp", "msgspec", "rich", "pluggy"):
             assert not re.search(rf"\| +{heavy}$", done.err, re.MULTILINE)
@@ -144,7 +144,7 @@ class TestStarting:
         listed = terminal.ok("accounts", "list", "--json", GATEWAY_CONFIG=str(conf / "gateway.toml"))
         assert [account["name"] for account in listed.json] == ["acme"]
 
-    @pytest.mark.parametrize("command", [["accounts", "list"], ["calls"], ["serve"], ["plugins"]])
+    @pytest.mark.parametrize("command", [["accounts", "list"], ["audit"], ["calls"], ["serve"], ["plugins"]])
     def test_a_faulty_configuration_is_one_line_and_status_2(self, terminal: Terminal, command: list[str]) -> None:
         """It names the file and the key."""
         (terminal.home / "gateway.toml").write_text("[server]\nprot = 1\n")
@@ -259,6 +259,8 @@ class TestAccounts:
             "state": "active",
             "balance": "12.5",
             "held": "0",
+            "available": "12.5",
+            "price_list": None,
             "calls_today": 0,
             "calls_total": 0,
             "calls_succeeded": 0,
@@ -266,6 +268,7 @@ class TestAccounts:
             "calls_failed": 0,
             "concurrency": 3,
             "per_minute": 60,
+            "tokens_per_minute": None,
             "per_day": 1000,
             "total": 30000,
             "methods": ["v1/chat/*", "images/submit"],

@@ -200,7 +200,7 @@ def _label(line: str) -> str:
 
 
 def test_every_command_and_option_shown_exists(tmp_path: Path) -> None:
-    shown = re.findall(r"gateway (serve|demo|plugins|calls|accounts \w+)((?: [^`\n|]+)?)", OPERATING.read_text())
+    shown = re.findall(r"gateway (serve|demo|plugins|calls|audit|accounts \w+)((?: [^`\n|]+)?)", OPERATING.read_text())
     assert shown
     helps: dict[str, str] = {}
     for name, rest in shown:
@@ -215,6 +215,15 @@ def test_the_call_log_looks_as_shown(tmp_path: Path) -> None:
     [(command, shown)] = [(command, shown) for command, shown in commands(OPERATING) if "gateway calls" in command]
     done = shell(command, tmp_path)
     assert done.stdout.split() == shown.splitlines()[0].split()
+
+
+def test_the_audit_looks_as_shown(tmp_path: Path) -> None:
+    [(command, shown)] = [(command, shown) for command, shown in commands(OPERATING) if "gateway audit" in command]
+    done = shell(command, tmp_path)
+    assert (done.stdout.splitlines()[0].split(), done.stdout.splitlines()[-1]) == (
+        shown.splitlines()[0].split(),
+        shown.splitlines()[-1],
+    )
 
 
 # The plugins' examples

@@ -20,7 +20,7 @@ class AccountExistsError(StoreError):
 
 
 class InsufficientBalanceError(StoreError):
-    """The balance, less what is held, does not cover a hold."""
+    """The balance, less what is held, does not cover a hold, or what is to be taken back."""
 
 
 class KeyTakenError(StoreError):

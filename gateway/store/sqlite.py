@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Unpack
 
 import apsw
 
@@ -21,9 +22,9 @@ from gateway.store.interface import AccountChanges, Charged, Extension, Hold, Ke
 from gateway.store.nodes import NodeLock
 from gateway.store.pepper import Pepper, load_pepper
 from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
-from gateway.store.sqlite_calls import read_counts
+from gateway.store.sqlite_audit import Audit, read_audit
 from gateway.store.sqlite_ledger import abandoned, nodes_with_holds, prune, read_keyed
-from gateway.store.sqlite_log import read_calls
+from gateway.store.sqlite_log import CallConditions, read_calls, read_counts
 from gateway.store.sqlite_writer import Correction, Writer
 from gateway.types import Account, CallCounts, CallRecord
 
@@ -123,17 +124,15 @@ class SqliteStore:
         with self._lock, converted_errors():
             return read_counts(self._connection, day)
 
-    def calls(
-        self,
-        *,
-        account_id: int | None = None,
-        outcome: str | None = None,
-        before_id: int | None = None,
-        limit: int = 50,
-    ) -> list[CallRecord]:
+    def calls(self, *, limit: int = 50, **conditions: Unpack[CallConditions]) -> list[CallRecord]:
         """The call log, newest first; `before_id` is the last id of the page before."""
         with self._lock, converted_errors():
-            return read_calls(self._connection, account_id, outcome, before_id, limit)
+            return read_calls(self._connection, conditions, limit)
+
+    def audit(self, name: str | None = None) -> Audit:
+        """The books of every account, deleted ones included, or of those that have or had one name."""
+        with self._lock, converted_errors():
+            return read_audit(self._connection, name)
 
     def greatest_call_id(self) -> int:
         """The floor for new ids; 0 where no call was ever logged."""

@@ -12,7 +12,14 @@ from typing import Any
 import apsw
 import orjson
 
-from gateway.store.interface import AccountChanges, AccountExistsError, StoreError, UnknownAccountError
+from gateway.amounts import amount_text
+from gateway.store.interface import (
+    AccountChanges,
+    AccountExistsError,
+    InsufficientBalanceError,
+    StoreError,
+    UnknownAccountError,
+)
 from gateway.types import Account
 
 _FIELDS = (
@@ -85,9 +92,19 @@ class AccountsTable:
             return self._named(account.name)
 
     def top_up(self, name: str, amount_micros: int) -> Account:
-        """Adds to the balance what an account paid in, as an entry of the books; a negative amount takes it back."""
+        """Adds to the balance what an account paid in, as an entry of the books; a negative amount takes it back.
+
+        InsufficientBalanceError if the balance would fall below what is held, or below zero.
+        """
         with self._changing(name):
-            self._pay_in(self._named(name), amount_micros)
+            account = self._named(name)
+            available = account.balance_micros - max(account.held_micros, 0)
+            if amount_micros < 0 and available + amount_micros < 0:
+                raise InsufficientBalanceError(
+                    f"{amount_text(-amount_micros)} cannot be taken back from {name!r}: its balance is"
+                    f" {amount_text(account.balance_micros)}, of which {amount_text(account.held_micros)} is held"
+                )
+            self._pay_in(account, amount_micros)
             return self._named(name)
 
     def update(self, name: str, change: Callable[[Account], Account]) -> Account:

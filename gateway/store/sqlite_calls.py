@@ -11,7 +11,7 @@ from msgspec.structs import astuple, replace
 
 from gateway.store.counting import Days, counted_as
 from gateway.store.rows import Inserts
-from gateway.types import CallCounts, CallRecord
+from gateway.types import CallRecord
 
 COLUMNS = (
     "id, request_id, account_id, front, method, model, outcome, status, streamed, cut,"
@@ -66,15 +66,6 @@ def encodable(record: CallRecord) -> CallRecord:
 def encodable_text(text: str) -> str:
     """The text with a question mark for whatever UTF-8 cannot say."""
     return text.encode("utf-8", "replace").decode()
-
-
-def read_counts(connection: apsw.Connection, day: str) -> dict[int, CallCounts]:
-    """Each account's counts in all, with `day` as its today."""
-    query = (
-        "SELECT account_id, sum(iif(day = ?, succeeded + empty + failed, 0)), sum(succeeded), sum(empty), sum(failed)"
-        " FROM call_counts GROUP BY account_id"
-    )
-    return {account_id: CallCounts(*counts) for account_id, *counts in connection.execute(query, (day,))}
 
 
 def _count_rows(records: Sequence[CallRecord], days: Days) -> list[tuple[object, ...]]:
