@@ -13,8 +13,7 @@ from typing import Literal, TypeAlias
 import msgspec
 import orjson
 
-MICROS = 1_000_000
-"""Amounts of money are integers of a millionth of the currency unit."""
+from gateway.amounts import amount_text as amount_text  # open to plugins
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -203,10 +202,3 @@ class Balance:
     @property
     def available_micros(self) -> int:
         return self.balance_micros - self.held_micros
-
-
-def amount_text(micros: int) -> str:
-    """Writes 12500000 as `12.5`: no exponent, no trailing zeros."""
-    units, rest = divmod(abs(micros), MICROS)
-    sign = "-" if micros < 0 else ""
-    return f"{sign}{units}.{rest:06}".rstrip("0").rstrip(".")

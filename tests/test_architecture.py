@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A name stands for a module of the gateway or a whole package; those of one layer are strangers.
 LAYERS = (
-    ("__init__", "types", "errors", "minute", "running", "sweeping"),
-    ("amounts", "client_side", "credentials", "ids", "login_guard", "page_tokens", "request_head", "sse", "usage"),
+    ("__init__", "amounts", "errors", "minute", "running", "sweeping"),
+    ("types",),
+    ("client_side", "credentials", "ids", "login_guard", "page_tokens", "request_head", "sse", "usage"),
     ("config_checks", "config_values", "hookspecs", "methods", "progress"),
     ("config",),
     ("charging", "formatting", "metering", "plugin_loading", "store", "tokens", "translation", "upstream"),
