@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 
 from gateway.amounts import amount_micros
@@ -26,12 +26,14 @@ _NOT_IN_BYTES = re.compile(
 )
 """Arguments by which a prompt can grow beyond its own bytes: pictures, sounds, files, what the upstream remembers. An
 escape of an ASCII character, which nobody needs, could hide one of their names."""
-_TRACES = (b"\\u00", b"_url", b"input_", b"file", b"_id", b"conversation", b"search", b"code_interpreter", b"mcp")
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A row of the price list, in millionths; `per_1k_…` of a thousand tokens. The bounds are for what is held."""
+    """A row of the price list, in millionths; `per_1k_…` of a thousand tokens. The bounds are for what is held.
+
+    `counts_tokens`: whether what a call costs depends on its tokens.
+    """
 
     per_call: int = 0
     per_1k_prompt: int = 0
@@ -42,11 +44,11 @@ class Price:
     max_prompt_tokens: int = 128_000
     max_completion_tokens: int = 16_384
     max_seconds: int = 3_600
+    counts_tokens: bool = field(init=False)
 
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether what a call costs depends on its tokens."""
-        return bool(self.per_1k_prompt or self.per_1k_cached or self.per_1k_completion)
+    def __post_init__(self) -> None:
+        counts = bool(self.per_1k_prompt or self.per_1k_cached or self.per_1k_completion)
+        object.__setattr__(self, "counts_tokens", counts)  # the dataclass is frozen
 
     def cost(self, use: Use) -> int:
         """What a use costs, rounded up to the next millionth, once for all of it."""
@@ -158,17 +160,19 @@ def greatest_use(price: Price, call: Call, *, running_tokens: int | None = None)
     many completion tokens are held at first, since more are held as the stream runs.
     """
     values = call.arguments.values
-    prompt = completion = 0
+    prompt = completion = cached = images = 0
+    choices = _count(values["n"], 1) if "n" in values else 1
     if price.counts_tokens:
         prompt = _greatest_prompt(price, call.arguments)
         completion = _greatest_completion(price, values)
         if running_tokens is not None:
             completion = min(completion, running_tokens)
-        completion *= max(_count(values.get("n"), 1), _count(values.get("best_of"), 1))
-    images = _count(values.get("n"), 1) if price.per_image else 0
-    seconds = price.max_seconds if price.per_second else 0
-    cached = prompt if price.per_1k_cached > price.per_1k_prompt else 0
-    return Use(Usage(prompt, completion, cached), images, seconds * 1000)
+        completion *= max(choices, _count(values["best_of"], 1)) if "best_of" in values else choices
+        if price.per_1k_cached > price.per_1k_prompt:
+            cached = prompt
+    if price.per_image:
+        images = choices
+    return Use(Usage(prompt, completion, cached), images, price.max_seconds * 1000 if price.per_second else 0)
 
 
 def _greatest_prompt(price: Price, arguments: Arguments) -> int:
@@ -180,7 +184,11 @@ def _greatest_prompt(price: Price, arguments: Arguments) -> int:
 
 def _may_hold_more(text: bytes) -> bool:
     """Whether there is more than text in a prompt. The pattern is asked only where a plain search finds its trace."""
-    return any(trace in text for trace in _TRACES) and _NOT_IN_BYTES.search(text) is not None
+    traced = (
+        b"_url" in text or b"input_" in text or b"file" in text or b"_id" in text or b"conversation" in text
+        or b"search" in text or b"_interpreter" in text or b"mcp" in text or b"\\u00" in text
+    )  # fmt: skip
+    return traced and _NOT_IN_BYTES.search(text) is not None
 
 
 def _greatest_completion(price: Price, values: Mapping[str, JsonValue]) -> int:

@@ -108,7 +108,9 @@ def told_usage(value: object) -> Usage | None:
 def _told(value: dict[str, Any], *names: str) -> int | None:
     for name in names:
         count = value.get(name)
-        if isinstance(count, int | float) and not isinstance(count, bool):
+        if type(count) is int:  # as nearly always
+            return count if 0 <= count <= MAX_TOKENS else MAX_TOKENS if count > 0 else 0
+        if isinstance(count, float):
             return int(min(max(count, 0), MAX_TOKENS))
     return None
 
