@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from ipaddress import ip_network
@@ -51,6 +52,8 @@ from gateway.upstream.request import target_of
 
 LOG = logging.getLogger("gateway")
 DRAIN_LOOK_S = 0.05
+SWITCH_S = 0.0005
+"""How long a thread that computes keeps the event loop, or the store's writer, waiting for its turn."""
 
 PASSED_HEADERS = (
     "content-disposition", "content-language", "openai-processing-ms", "openai-version", "retry-after",
@@ -224,6 +227,7 @@ def run(settings: Settings, add_account: str) -> int:
 def run_process(main: Coroutine[object, object, None], log: LogSettings) -> None:
     """Runs `main` as what this process is for: with its log, its limits, and the fastest loop there is."""
     _raise_file_limit()
+    sys.setswitchinterval(SWITCH_S)
     configure_logging(log)
     loop_factory = None
     with contextlib.suppress(ImportError):

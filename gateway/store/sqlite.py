@@ -37,6 +37,7 @@ RELEASED_AT_ONCE = 1_000
 PRUNED_AT_ONCE = 500
 CREATION_LIMIT_S = 1.0
 BUSY_TIMEOUT_MS = 5_000
+CHECKPOINT_PAGES = 4_000  # of the write-ahead log: a page that changes in each commit is copied back less often
 WRITER_BUSY_TIMEOUT_MS = 500  # the writer has its own patience
 
 
@@ -266,6 +267,7 @@ def _open(path: Path) -> apsw.Connection:
 def _connect_writer(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(WRITER_BUSY_TIMEOUT_MS)
+    connection.wal_autocheckpoint(CHECKPOINT_PAGES)
     return _configured(connection)
 
 
