@@ -118,7 +118,7 @@ async def test_two_hundred_at_once_against_ten_a_day(gateway: Gateway) -> None:
         assert [await caller.code() for _ in range(4)] == ["0000", "0000", "4013", "4013"]
 
 
-LEAVE_AT = {
+LEAVE_AT: dict[str, Script] = {
     "before the head": [Hang()],
     "before the first event": [sse_head(), Hang()],
     "in the middle": [sse_head(), chunk(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'), Hang()],
