@@ -6,7 +6,7 @@ Knows the price list and the store's holds; how an answer is delivered is others
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 from gateway.charging import NOTHING, Price, Prices, Use, greatest_use
 from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
 from gateway.errors import GatewayError
+from gateway.form_model import FormModel
 from gateway.metering import GATHER_BYTES, RUNNING_GATHER_BYTES, Meter, Watch
 from gateway.methods import is_relayed
 from gateway.store.interface import (
@@ -59,13 +60,14 @@ class Bill:
         "_milliseconds",
         "_told",
         "_whole",
-        "account_id",
+        "account",
         "answer",
         "at_most_micros",
         "call",
         "call_id",
         "held_micros",
         "key",
+        "model",
         "price",
         "received_bytes",
         "settled",
@@ -74,13 +76,14 @@ class Bill:
         "watch",
     )
 
-    def __init__(self, call_id: int, account_id: int, call: Call, price: Price | None, key: str | None) -> None:
+    def __init__(self, call_id: int, account: Account, call: Call, price: Price | None, key: str | None) -> None:
         self.call_id = call_id
-        self.account_id = account_id
+        self.account = account
         self.call = call
         self.price = price
         self.key = key
         self.at_most_micros = 0
+        self.model: str | None = None  # that an upload's form names
         self.held_micros: int | None = None
         self.settled = False  # or about to be
         self.watch: Watch | None = None
@@ -151,7 +154,7 @@ class Billing:
                 price = None
         if price is None and key is None and account.tokens_per_minute is None:
             return None
-        bill = Bill(call_id, account.id, call, price, key)
+        bill = Bill(call_id, account, call, price, key)
         bill.at_most_micros = at_most_micros
         return bill
 
@@ -168,11 +171,23 @@ class Billing:
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
         return price
 
+    async def uploading(self, bill: Bill, content_type: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The pieces of an upload, unchanged. What they name and measure goes into the bill."""
+        form = FormModel(content_type)
+        async for piece in pieces:
+            form.feed(piece)
+            bill.uploaded_bytes += len(piece)
+            yield piece
+        if bill.price is not None and bill.call.arguments.model is None and form.model is not None:
+            named = self.prices.find(bill.account.price_list, bill.call.method, form.model)
+            bill.price = named or bill.price
+            bill.model = form.model
+
     async def hold(self, bill: Bill, started_at: float) -> None:
         """Holds the greatest cost of a call, durably. Raises 4016, 4008 for a key in use, 4000."""
         call, amount = bill.call, bill.at_most_micros
         hold = Hold(
-            bill.call_id, bill.account_id, amount, call.request_id, call.front, call.method,
+            bill.call_id, bill.account.id, amount, call.request_id, call.front, call.method,
             call.arguments.model, started_at, call.client_ip, bill.key, fingerprint(call) if bill.key else b"",
         )  # fmt: skip
         bill.held_micros = amount  # before it is: whoever is cancelled meanwhile has to settle
@@ -277,7 +292,7 @@ class _Running:
         amount = bill.price.cost(Use(Usage(0, more))) - bill.price.per_call
         try:
             if not bill.settled:
-                await self._billing.books.extend(Extension(bill.call_id, bill.account_id, amount))
+                await self._billing.books.extend(Extension(bill.call_id, bill.account.id, amount))
         except InsufficientBalanceError:
             self._stop(GatewayError("4016", "the balance ran out in the middle of the stream"))
         except StoreError:

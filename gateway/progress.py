@@ -107,7 +107,7 @@ class Progress:
             account_id=account.id,
             front=self.front,
             method=call.method if call is not None else "",
-            model=call.arguments.model if call is not None else None,
+            model=self._model(),
             outcome=self.outcome.code,
             status=status,
             streamed=self.streamed,
@@ -124,3 +124,8 @@ class Progress:
             charge_micros=self.charge_micros,
             settled=self.settled,
         )
+
+    def _model(self) -> str | None:
+        """What the arguments name, or an upload's form."""
+        model = self.call.arguments.model if self.call is not None else None
+        return self.settler.bill.model if model is None and self.settler is not None else model

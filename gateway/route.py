@@ -24,7 +24,7 @@ from gateway.delivery import Delivery
 from gateway.errors import ERROR_CODES, GatewayError
 from gateway.fronts import custom_reading, native
 from gateway.fronts.client import Client
-from gateway.fronts.reading import Authenticate, Known, Reading
+from gateway.fronts.reading import Authenticate, Known, Reading, Upload
 from gateway.fronts.writing import Writer, Writing
 from gateway.ids import CallIds
 from gateway.limits import Limits
@@ -38,6 +38,7 @@ from gateway.store.interface import StoreError
 from gateway.store.sqlite import SqliteStore
 from gateway.types import NO_ARGUMENTS, Account, Call
 from gateway.upstream.connection import UpstreamConnection, recorded
+from gateway.upstream.head import ResponseHead
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import Target
 from gateway.upstream.upload import answer_to_upload
@@ -113,7 +114,7 @@ class Road:
         try:  # whatever ends it before the answer's end cancels the call upstream
             link.send(request)
             link.outlives_client = settler is not None and self.billing.reads_on(settler.bill)
-            head = await (link.answer() if upload is None else answer_to_upload(link, upload.pieces, upload.length))
+            head = await (link.answer() if upload is None else self._answer_to_upload(link, upload, settler))
             progress.upstream_s = monotonic() - progress.started
             writer = Writer(self.writing, client, progress, self.accounts)
             await self.delivery.deliver(writer, link, head, call, progress)
@@ -192,6 +193,14 @@ class Road:
         await Writer(self.writing, client, progress, self.accounts).whole(answer)
         if progress.settler is None:
             progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's
+
+    def _answer_to_upload(
+        self, link: UpstreamConnection, upload: Upload, settler: Settler | None
+    ) -> Awaitable[ResponseHead]:
+        pieces = upload.pieces
+        if settler is not None:
+            pieces = self.billing.uploading(settler.bill, upload.content_type, pieces)
+        return answer_to_upload(link, pieces, upload.length)
 
     def _request(self, reading: Reading, settler: Settler | None) -> bytes:
         """The first bytes of the upstream's request: its head, and its body unless that is an upload."""

@@ -382,6 +382,30 @@ async def test_images_and_seconds_are_charged(gateway: Gateway) -> None:
     assert charges(gateway) == [80_000, 1250]
 
 
+@pytest.mark.parametrize(("model", "charge"), [("dear", 5_000_000), ("cheap", 1_000_000), ("unheard-of", 5_000_000)])
+@pytest.mark.parametrize("front", ["native", "custom"])
+async def test_an_upload_is_charged_by_the_model_that_its_form_names(front: str, model: str, charge: int) -> None:
+    prices = "".join(
+        f'[[price]]\nmethod = "v1/files"\nmodel = "{name}"\nper_call = "{amount}"\n'
+        for name, amount in (("cheap", 1), ("dear", 5))
+    )
+    part = '--x\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    file = '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n'
+    body = (file + part.format("model", model) + "--x--\r\n").encode()
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    with priced(prices) as gateway:
+        async with upstream(gateway, json_answer({"id": "file-1"})):
+            if front == "native":
+                got = await native(gateway, "POST", "/v1/files", body, **headers)
+            else:
+                got = await call(gateway, "POST", custom_path(gateway, method="v1/files"), body, headers)
+        if front == "custom" and model == "unheard-of":  # there the form is read first
+            assert got.json["error_code"] == "4010"
+            assert charges(gateway) == []
+        else:
+            assert charges(gateway) == [charge]
+
+
 async def test_what_has_no_price_is_refused_but_for_reading(gateway: Gateway) -> None:
     async with upstream(gateway, json_answer({"data": []})) as chaos:
         got = await chat(gateway, {"model": "unheard-of", "messages": MESSAGES})
