@@ -34,6 +34,7 @@ from gateway.usage import whole_usage
 FREE_STATUSES = frozenset({402, 429})
 """Answers that are 2000 but speak of the operator's own standing with the upstream: nobody is charged for them."""
 
+_READING = frozenset({"GET", "DELETE"})
 _STREAMED_USAGE = frozenset({"v1/chat/completions", "v1/completions"})
 _SOUND_BYTES_PER_S = 16_000  # 128 kbit/s: of sound whose length nobody tells
 
@@ -101,6 +102,11 @@ class Bill:
         """Whether something has to be written down before the upstream is touched."""
         return self.price is not None or self.key is not None
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether somebody wants to know of the call's tokens."""
+        return self.account.tokens_per_minute is not None or (self.price is not None and self.price.counts_tokens)
+
     def note_whole(self, status: int, body: bytes, json: bytes | None) -> None:
         """Takes a whole answer to account."""
         self.status = status
@@ -113,9 +119,9 @@ class Bill:
         price, usage, estimated = self.price, self._told, False
         if streamed and self.watch is not None and self.watch.meter is not None:
             usage = self.watch.meter.finish()
-        if usage is None:
+        if usage is None and self.counts_tokens:
             usage = self._estimate(counter, streamed=streamed)
-            estimated = price is None or price.counts_tokens
+            estimated = price is not None and price.counts_tokens
         milliseconds = self._milliseconds
         if price is not None and price.per_second and not milliseconds:
             heard = self.received_bytes or self.uploaded_bytes
@@ -169,6 +175,11 @@ class Billing:
         if price is None and self.charging.unpriced == "refused" and _costs_upstream(call):
             of = f" of the model {model}" if model is not None else ""
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
+        if price is not None and call.verb in _READING:
+            return Price(per_call=price.per_call)
+        if price is not None and price.counts_tokens and call.arguments.values.get("background") is True:
+            # Its usage would be told to whoever asks for it later, and to nobody else.
+            raise GatewayError("4003", "what runs in the background cannot be charged", param="background")
         return price
 
     async def uploading(self, bill: Bill, content_type: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -205,7 +216,7 @@ class Billing:
     def asks_usage(self, bill: Bill) -> bool:
         """Whether the upstream is asked for the usage of a stream on our own account."""
         call = bill.call
-        if not (call.stream and self.upstream.ask_usage and call.method in _STREAMED_USAGE):
+        if not (call.stream and self.upstream.ask_usage and call.method in _STREAMED_USAGE and bill.counts_tokens):
             return False
         options = call.arguments.values.get("stream_options")
         if options is not None and not isinstance(options, dict):
@@ -304,7 +315,7 @@ class _Running:
 
 def _costs_upstream(call: Call) -> bool:
     """Whether the operator has to pay for a call: what only reads is free, and so is what never gets to an upstream."""
-    return is_relayed(call.method) and call.verb not in {"GET", "DELETE"}
+    return is_relayed(call.method) and call.verb not in _READING
 
 
 def settled_as(use: Use, bill: Bill) -> Settled:

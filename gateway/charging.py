@@ -17,6 +17,7 @@ from gateway.types import Arguments, Call, JsonValue, PerCall, Usage
 MAX_TOKENS = 10_000_000
 """More tokens than any model takes or gives: what a caller names beyond is cut to it."""
 
+_MAX_COST = 2**62  # the store's integers have 64 bits
 _MAX_KNOWN = 4096  # results of look-ups that are remembered; callers choose models' names
 _MAX_NAME_CHARS = 256
 _NOT_IN_BYTES = re.compile(
@@ -51,13 +52,13 @@ class Price:
         object.__setattr__(self, "counts_tokens", counts)  # the dataclass is frozen
 
     def cost(self, use: Use) -> int:
-        """What a use costs, rounded up to the next millionth, once for all of it."""
+        """What a use costs, rounded up to the next millionth, once for all of it; absurd sums are cut to 2**62."""
         prompt, completion, cached = tokens_of(use.usage)
         thousandths = (
             (prompt - cached) * self.per_1k_prompt + cached * self.per_1k_cached + completion * self.per_1k_completion
         )
         seconds = -(-use.milliseconds * self.per_second // 1000)
-        return self.per_call + -(-thousandths // 1000) + use.images * self.per_image + seconds
+        return min(self.per_call + -(-thousandths // 1000) + use.images * self.per_image + seconds, _MAX_COST)
 
 
 class Use(PerCall, frozen=True):

@@ -42,7 +42,10 @@ class Delivery:
         refuse_unusable(head)
         fields = self._passed_fields(head)
         if head.status >= 300:
-            await writer.whole(await self._whole(link, head, fields))
+            answer = await self._whole(link, head, fields)
+            if progress.settler is not None:
+                _note(progress.settler, answer)
+            await writer.whole(answer)
         elif head.media_type == EVENTS:
             if call.lang is not None:
                 progress.translate_status = UNAVAILABLE  # streams are delivered as the upstream wrote them
@@ -53,6 +56,8 @@ class Delivery:
             raise GatewayError("4002", "the upstream answered with a web page")
         else:
             answer = await self._whole(link, head, fields)
+            if progress.settler is not None:
+                _note(progress.settler, answer)
             if call.lang is not None and answer.json is not None and not _asks_for_json(call):
                 answer = await self._translated(answer, answer.json, call, progress)
             await writer.whole(answer)
@@ -60,7 +65,7 @@ class Delivery:
     async def absorb(self, link: UpstreamConnection, call: Call, settler: Settler, limit_bytes: int) -> ErrorCode:
         """Reads to its end an answer whose client has left, so that what it used is known. Raises as `deliver`.
 
-        `limit_bytes` bounds what is still read of a stream or a file: 5000 beyond it.
+        `limit_bytes` bounds what is still read of a stream or a file.
         """
         head = await link.answer()
         refuse_unusable(head)
@@ -68,7 +73,7 @@ class Delivery:
         relayed = head.status < 300 and (head.media_type == EVENTS or is_file(head, call))
         if not relayed:
             answer = await self._whole(link, head, fields)
-            settler.note_whole(answer.status, answer.content_type, answer.fields, answer.body, answer.json)
+            _note(settler, answer)
             return answer.code
         watch = settler.bill.watch
         if watch is None:  # its delivery had not begun
@@ -76,10 +81,10 @@ class Delivery:
         read_bytes = 0
         async for piece in link.pieces():
             read_bytes += len(piece)
-            if read_bytes > limit_bytes:
-                raise GatewayError("5000", "the answer went on for too long after its client had left")
             watch.feed(piece)
             settler.bill.received_bytes += len(piece)
+            if read_bytes > limit_bytes:
+                return SUCCESS
         watch.finish()
         settler.keep(head.status, content_type, fields, watch.kept)
         return SUCCESS
@@ -104,6 +109,11 @@ class Delivery:
         """The upstream's headers that a client may see, as lines."""
         lines = head.lines(self.pass_headers)
         return b"\r\n".join((*lines, b"")).decode("latin-1") if lines else ""
+
+
+def _note(settler: Settler, answer: Whole) -> None:
+    """Takes an answer to account as the upstream wrote it: what is translated afterwards is another one."""
+    settler.note_whole(answer.status, answer.content_type, answer.fields, answer.body, answer.json)
 
 
 def refuse_unusable(head: ResponseHead) -> None:

@@ -32,7 +32,7 @@ from gateway.login_guard import LoginGuard
 from gateway.logs import log_access, log_failure
 from gateway.methods import is_counted, is_relayed, matches_any
 from gateway.own_methods import OwnMethods
-from gateway.progress import Progress
+from gateway.progress import SUCCESS, Progress
 from gateway.settling import Settler, raw_answer
 from gateway.store.interface import StoreError
 from gateway.store.sqlite import SqliteStore
@@ -242,9 +242,10 @@ class Road:
 
     async def _refuse(self, client: Client, progress: Progress, error: GatewayError) -> None:
         progress.outcome = error.code
-        if progress.settler is not None:
+        if progress.settler is not None and error.code.code != "4000" and not self.store.failing:
             with suppress(GatewayError):  # then what was held comes back later
-                await progress.settler.settle(client.sent_status or error.code.native_status, client.sent_bytes)
+                status = 200 if progress.front == "custom" else error.code.native_status
+                await progress.settler.settle(client.sent_status or status, client.sent_bytes)
         if client.sent_status:  # too late to say anything: the connection must not look whole
             progress.outcome = error.code
             progress.cut = True
@@ -268,11 +269,11 @@ class Road:
         upstream = self.billing.upstream
         try:
             async with asyncio.timeout(upstream.drain_s):
-                code = await self.delivery.absorb(link, progress.call, settler, upstream.drain_bytes)
-                progress.outcome = ERROR_CODES[code.code]
-        except (GatewayError, TimeoutError) as error:  # what came until then is what it used
-            if not progress.streamed:
-                progress.outcome = error.code if isinstance(error, GatewayError) else ERROR_CODES["4017"]
+                progress.outcome = await self.delivery.absorb(link, progress.call, settler, upstream.drain_bytes)
+        except GatewayError as error:
+            progress.outcome = error.code
+        except TimeoutError:  # what came until then is what it used
+            progress.outcome = SUCCESS if settler.has_begun else ERROR_CODES["4017"]
         finally:
             self.upstream.pool.release(link)
             progress.detached = False
@@ -285,8 +286,10 @@ class Road:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _record(self, client: Client, progress: Progress) -> None:
+        if progress.detached:
+            return
         account = progress.account
-        if account is not None and not progress.detached:
+        if account is not None:
             settler = progress.settler
             if settler is not None:
                 settler.reckon()

@@ -44,6 +44,11 @@ class Settler:
         self._reckoned: ErrorCode | None = None  # the outcome of a whole answer that was reckoned
 
     @property
+    def has_begun(self) -> bool:
+        """Whether something of an answer that comes in pieces has come."""
+        return self._progress.streamed or self.is_file
+
+    @property
     def asks_usage(self) -> bool:
         """Whether the upstream is to be asked for the usage of the stream."""
         return self._billing.asks_usage(self.bill)
@@ -54,7 +59,6 @@ class Settler:
         """Takes a whole answer to account; `fields` are header lines of the upstream that clients see."""
         self.bill.note_whole(status, body, json)
         self.keep(status, content_type, fields, body)
-        self.reckon()
 
     def watch_stream(self, stop: Callable[[GatewayError], None]) -> Watch:
         """What a stream is shown to; `stop` ends it where the balance does not cover more."""
@@ -101,7 +105,7 @@ class Settler:
     def reckon(self) -> None:
         """Notes what the call has used and what it costs, by how it stands now."""
         progress, bill = self._progress, self.bill
-        begun = progress.streamed or self.is_file
+        begun = self.has_begun
         if bill.settled or (self._reckoned is progress.outcome and not begun):
             return
         self._reckoned = progress.outcome

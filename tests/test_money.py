@@ -430,6 +430,22 @@ async def test_a_balance_of_nothing_refuses_before_the_upstream_is_touched() -> 
             assert (got.json["error_code"], chaos.exchanges) == ("4016", [])
 
 
+async def test_reading_pays_the_call_alone_and_the_background_is_not_open() -> None:
+    with priced('[[price]]\nmethod = "v1/responses*"\nper_call = "0.5"\nper_1k_completion = "1"\n') as gateway:
+        async with upstream(gateway, json_answer({"usage": {"input_tokens": 5, "output_tokens": 5000}})):
+            assert (await native(gateway, "GET", "/v1/responses/r-1")).status == 200
+            got = await native(gateway, "POST", "/v1/responses", {"model": "m", "input": "a", "background": True})
+        assert (got.status, got.headers["x-error-code"]) == (400, "4003")
+        assert charges(gateway) == [500_000]
+
+
+async def test_an_absurd_price_is_refused_for_want_of_money_not_of_bits() -> None:
+    with priced('[[price]]\nmethod = "v1/embeddings"\nper_1k_prompt = "999999999999"\n') as gateway:
+        async with upstream(gateway, json_answer({"usage": {"prompt_tokens": 10**12}})):
+            got = await native(gateway, "POST", "/v1/embeddings", {"model": "m", "input": "a" * 1_000_000})
+        assert got.headers["x-error-code"] == "4016"
+
+
 # idempotency
 
 

@@ -87,7 +87,7 @@ class Writer:
         progress.outcome = answer.code
         settler = progress.settler
         if settler is not None:
-            settler.note_whole(answer.status, answer.content_type, answer.fields, answer.body, answer.json)
+            settler.reckon()
         elif answer.json is not None:
             progress.usage = usage_of(answer.json)
         if progress.front == "custom":
