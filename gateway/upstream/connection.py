@@ -337,7 +337,7 @@ class UpstreamConnection(asyncio.Protocol):
                 raise broke_off()
             if before_end is not None:
                 await before_end()
-            if client.transport is None:
+            if client.transport is None or client.transport.is_closing():
                 raise ConnectionResetError("the client has gone")
             rest = self._withheld if watch is None else self._withheld + watch.finish()
             if rest:
@@ -526,18 +526,16 @@ class UpstreamConnection(asyncio.Protocol):
         if self._framed_relay and type(body) is ChunkedBody and body.one_chunk(data):
             payload = data[data.index(b"\n") + 1 : -2]
             passed = watch.feed(payload)
-            if passed is payload:  # the chunk goes on as it came
-                target.write(data)
-            elif passed:
-                target.write(frame(passed))
             if passed:
+                if not target.is_closing():  # then its loss is about to be told
+                    target.write(data if passed is payload else frame(passed))  # as it came, where all of it goes on
                 self._note([passed])
             return
         pieces = [passed for piece in body.feed(data) if (passed := watch.feed(piece))]
         if body.done:
             self._withhold_last(pieces)
         self._note(pieces)
-        if pieces:
+        if pieces and not target.is_closing():
             piece = _joined(pieces)
             target.write(frame(piece) if self._framed_relay else piece)
         self._end_if_over(body)
