@@ -62,6 +62,7 @@ class Settler:
 
     def watch_stream(self, stop: Callable[[GatewayError], None]) -> Watch:
         """What a stream is shown to; `stop` ends it where the balance does not cover more."""
+        self._progress.streamed = True  # also where its client left before its head came
         return self._billing.watch(self.bill, asked=self.asks_usage, stop=stop)
 
     def watch_file(self) -> Watch:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.books import balance, charges, check_books, connect, database_of, rows
 from tests.chaos import LAST_CHUNK, Chaos, Close, Cut, Hang, Script, Wait, WaitFor, chunk, json_answer, sse_head
-from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native
+from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native, request_bytes
 
 PRICES = """
 [[price]]
@@ -500,11 +500,54 @@ async def test_a_client_that_leaves_finds_its_answer_under_the_key(gateway: Gate
         leaving.cancel()
         await asyncio.sleep(0.1)
         go_on.set()
-        async with asyncio.timeout(10):
-            while (got := await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 429:
-                await asyncio.sleep(0.01)
+        got = await answer_under_key(gateway, TOKENS)
         assert (got.json["usage"], len(chaos.exchanges)) == (USAGE, 1)
     assert charges(gateway) == [8500]
+
+
+async def test_a_client_that_leaves_before_the_head_pays_for_the_stream_that_it_finds(gateway: Gateway) -> None:
+    go_on = asyncio.Event()
+    arguments = {**TOKENS, "stream": True}
+    sockets = gateway.sockets
+    async with upstream(gateway, [WaitFor(go_on), *stream(event("Be"), USAGE_EVENT, DONE)]) as chaos:
+        leaving = asyncio.create_task(chat(gateway, arguments, **{"Idempotency-Key": "k"}))
+        await chaos.exchange(0)
+        leaving.cancel()
+        while gateway.sockets > sockets + 1:  # the upstream's is left
+            await asyncio.sleep(0.01)
+        go_on.set()
+        got = await answer_under_key(gateway, arguments)
+    assert got.body == event("Be") + DONE
+    assert row(gateway, got)["settled"] == "exact"
+    assert charges(gateway) == [8500]
+
+
+async def test_a_client_that_leaves_while_an_event_is_rendered_finds_them_all() -> None:
+    with priced("\n[formats]\nthread_above_bytes = 1\n") as gateway:  # so that rendering an event takes its time
+        go_on = asyncio.Event()
+        many = b"".join(map(chunk, [event("word ")] * 200))
+        arguments = {**TOKENS, "stream": True}
+        script = [sse_head() + many, WaitFor(go_on), chunk(USAGE_EVENT) + chunk(DONE) + LAST_CHUNK]
+        async with upstream(gateway, script) as chaos:
+            target = custom_path(gateway, method="v1/chat/completions", result_type="xml", idempotency_key="k")
+            body = json.dumps({"_o_args": arguments}).encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(request_bytes("POST", target, body, {"Content-Type": "application/json"}))
+            await reader.readuntil(b"word ")
+            writer.transport.abort()
+            go_on.set()
+            got = await answer_under_key(gateway, arguments)
+            assert len(chaos.exchanges) == 1
+        assert got.body == event("word ") * 200 + DONE
+        assert charges(gateway) == [8500]
+
+
+async def answer_under_key(gateway: Gateway, arguments: Mapping[str, object]) -> Answer:
+    """The answer under the key "k", once the call that has it runs no more."""
+    async with asyncio.timeout(10):
+        while (got := await chat(gateway, arguments, **{"Idempotency-Key": "k"})).status == 429:
+            await asyncio.sleep(0.01)
+    return got
 
 
 async def test_keys_belong_to_their_account_and_outlive_the_process(gateway: Gateway) -> None:

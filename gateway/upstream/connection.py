@@ -8,6 +8,7 @@ re-formatted). It knows nothing of accounts, formats or error envelopes.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -95,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_tail",
         "_tail_is_chunk",
+        "_taken",
         "_target",
         "_waiter",
         "_watch",
@@ -135,6 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._error: GatewayError | None = None
         self._head_bytes = b""
         self._pieces: list[bytes] = []
+        self._taken: deque[bytes] | None = None  # of them, for `pieces` to give
         self._framed: list[bytes] = []
         self._collected = 0
         self._collect_limit = HELD_BYTES
@@ -270,16 +273,21 @@ class UpstreamConnection(asyncio.Protocol):
         return _joined(pieces)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body's payload as it arrives; the upstream is read no faster than this is."""
+        """The body's payload as it arrives; the upstream is read no faster than this is.
+
+        Who stops in the middle loses nothing: a second call goes on with the piece behind the last that was given.
+        """
         if self.state in {HOLD, COLLECT, WATCH}:
             self.state = PULL
             self._framed = []
+        taken = self._taken = self._taken or deque()
         while True:
-            pieces, self._pieces = self._pieces, []
+            taken += self._pieces
+            self._pieces.clear()
             self._collected = 0
             self.resume()
-            for piece in pieces:
-                yield piece
+            while taken:
+                yield taken.popleft()
             if not self._pieces:
                 if self.state == ENDED:
                     return
@@ -351,8 +359,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether the whole request was sent and its answer is still to come, or to end."""
-        return self.request_whole and self.transport is not None and self.state not in {IDLE, ENDED, BROKEN}
+        """Whether the whole request was sent and its answer is still to come, or to be taken to its end."""
+        if self.state == ENDED:
+            return bool(self._taken or self._pieces)
+        return self.request_whole and self.transport is not None and self.state not in {IDLE, BROKEN}
 
     def detach(self) -> None:
         """Sends nothing more of a relay to its client: what is still to come is for `pieces`."""
