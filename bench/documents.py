@@ -21,7 +21,7 @@ from bench.scenarios import (
 from bench.tools import BenchError
 
 TABLE_STARTS, TABLE_ENDS = "<!-- table: begin -->\n", "<!-- table: end -->\n"
-OURS = ("gateway native", "gateway custom")
+OURS = ("gateway native", "gateway custom", "gateway ledger")
 
 README_ROWS: tuple[tuple[str, Figure, str], ...] = (
     ("calls-32", CALL_COST, "processor time a call (1 KB JSON), µs"),
@@ -86,7 +86,7 @@ def _peers(known: Mapping[tuple[str, str], Row]) -> str:
     for _, title in told:
         header += [title, "÷ gateway"]
     lines = [report.line(header), report.line(["---"] + ["---:"] * (len(header) - 1))]
-    for peer in ("gateway native", "gateway custom", "nginx", *GUESTS):
+    for peer in (*OURS, "nginx", *GUESTS):
         cells = []
         for row, _ in told:
             cells += [report.number(row.medians.get(peer)), report.number(_times_ours(row, peer))]

@@ -273,6 +273,7 @@ def test_an_added_delay_is_what_is_left_of_a_delay_without_the_tools_in_the_same
     assert added.rounds == {
         "nginx": [20.0, 40.0, None],
         "gateway native": [30.0, 60.0, None],
+        "gateway ledger": [],
         "HAProxy": [],
         "LiteLLM": [],
         "Portkey": [],
