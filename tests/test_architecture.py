@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. A name stands for a module of the gateway or a whole package; those of one layer are strangers.
 LAYERS = (
     ("__init__", "types", "errors", "running", "sweeping"),
-    ("amounts", "client_side", "credentials", "ids", "request_head", "sse", "usage"),
+    ("amounts", "client_side", "credentials", "ids", "request_head", "sse", "tokens", "usage"),
     ("config_checks", "config_values", "hookspecs", "methods", "progress"),
     ("config",),
     ("plugin_loading", "formatting", "translation", "store", "upstream"),
