@@ -487,7 +487,7 @@ async def test_a_client_that_leaves_while_an_event_is_rendered_finds_them_all() 
         go_on = asyncio.Event()
         many = b"".join(map(chunk, [event("word ")] * 200))
         arguments = {**TOKENS, "stream": True}
-        script = [sse_head() + many, WaitFor(go_on), chunk(USAGE_EVENT) + chunk(DONE) + LAST_CHUNK]
+        script: Script = [sse_head() + many, WaitFor(go_on), chunk(USAGE_EVENT) + chunk(DONE) + LAST_CHUNK]
         async with upstream(gateway, script) as chaos:
             target = custom_path(gateway, method="v1/chat/completions", result_type="xml", idempotency_key="k")
             body = json.dumps({"_o_args": arguments}).encode()
