@@ -20,16 +20,19 @@ LOCK := $(PY) -m uv pip compile --quiet --universal --generate-hashes --no-heade
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check node-sdk bench peers peers-lock profile lock format clean
+.PHONY: help run test test-long check node-sdk bench peers peers-lock profile lock format clean
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUNTIME) ## Serve: OpenAI's gateway with OPENAI_API_KEY set, else the demonstration (PORT=9000, ARGS="…")
 	@exec $(PY) -m gateway $(if $(OPENAI_API_KEY),serve,demo) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: check node-sdk ## Run every check, the tests last (ARGS="-k name")
 	$(PY) -m pytest $(ARGS)
+
+test-long: $(DEV) ## Run the tests that take minutes: a hundred kills under load (ARGS="-k name")
+	$(PY) -m pytest -m long $(ARGS)
 
 check: $(DEV)
 	$(PY) -m ruff check .

@@ -255,7 +255,7 @@ class Road:
 
     def _read_on(self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection) -> None:
         """Reads the answer of a call whose client has left to its end, in a task of its own, where that is wanted."""
-        if not (link.outlives_client and link.is_answering):
+        if settler.bill.settled or not (link.outlives_client and link.is_answering):
             return
         progress.detached = True
         progress.cut = True

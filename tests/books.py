@@ -48,7 +48,12 @@ def check_books(database: Path) -> None:
             " WHERE charge_micros <> coalesce(-amount_micros, 0)"
         )
         assert not connection.execute(query).fetchall()
-        assert not connection.execute("SELECT call_id FROM entries WHERE call_id IN (SELECT call_id FROM holds)").get
+        for both in (
+            "SELECT call_id FROM entries WHERE call_id IN (SELECT call_id FROM holds)",
+            "SELECT id FROM calls WHERE id IN (SELECT call_id FROM holds)",
+            "SELECT call_id FROM entries WHERE kind = 'charge' AND call_id NOT IN (SELECT id FROM calls)",
+        ):
+            assert not connection.execute(both).fetchall(), both
 
 
 def balance(gateway: Gateway) -> tuple[int, int]:

@@ -44,6 +44,8 @@ class Gateway:
     log_path: Path
     upstream_port: int = 0
     config_path: Path | None = None
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] | None = None
 
     @property
     def origin(self) -> str:
@@ -79,8 +81,24 @@ class Gateway:
     def cli(self, *arguments: str) -> str:
         """Runs a command of the gateway on its configuration; its standard output."""
         command = [sys.executable, "-m", "gateway", *arguments, "--config", str(self.config_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=START_LIMIT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=START_LIMIT_S, env=self.environment
+        )
         return done.stdout
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self, *, until_ready: bool = True) -> None:
+        """Starts the process that has ended anew: the same store, the same port."""
+        seen_bytes = self.log_path.stat().st_size
+        with self.log_path.open("ab") as log:
+            command = [*self.command, "--port", str(self.port)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
+        if until_ready:
+            _wait_for_port(self.process, self.log_path, seen_bytes)
 
 
 @contextmanager
@@ -118,17 +136,18 @@ def gateway_process(
                 added = subprocess.run(adding, capture_output=True, check=True, timeout=START_LIMIT_S, env=environment)
                 account = json.loads(added.stdout)
                 key, secret = account["key"], account["secret"]
-            process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=environment)
+            command += arguments
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        gateway = Gateway(process, 0, key, secret, directory, log_path, 0, config_path, tuple(command), environment)
         try:
-            port = _wait_for_port(process, log_path)
-            yield Gateway(process, port, key, secret, directory, log_path, config_path=config_path)
+            gateway.port = _wait_for_port(process, log_path)
+            yield gateway
         finally:
-            process.send_signal(signal.SIGTERM)
+            gateway.process.send_signal(signal.SIGTERM)
             try:
-                process.wait(START_LIMIT_S)
+                gateway.process.wait(START_LIMIT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                gateway.kill()
 
 
 @contextmanager
@@ -146,10 +165,11 @@ def gateway_before_chaos(
         yield gateway
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], log_path: Path) -> int:
+def _wait_for_port(process: subprocess.Popen[bytes], log_path: Path, seen_bytes: int = 0) -> int:
+    """The port that the process says it serves at, in what it logs behind `seen_bytes`."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", log_path.read_text(errors="replace"))
+        found = re.search(rb"http://127\.0\.0\.1:(\d+)", log_path.read_bytes()[seen_bytes:])
         if found:
             port = int(found[1])
             try:

@@ -240,12 +240,13 @@ class Client:
     def write_last(self, data: bytes) -> None:
         """Sends the last bytes of an answer that must not look whole: the connection closes behind them."""
         self.keep_alive = False
-        if self.connection.transport is not None:
-            self.connection.transport.write(data)
+        transport = self.connection.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def _write(self, data: bytes) -> None:
         transport = self.connection.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         transport.write(data)
 

@@ -55,7 +55,9 @@ class Keepalive:
             self._wait(left_s)
             return
         transport = self._client.transport
-        if transport is not None and not self._client.writing_paused and self._may_write():
+        if transport is None or transport.is_closing():
+            return  # the client has gone, which its call is about to hear
+        if not self._client.writing_paused and self._may_write():
             transport.write(self._comment)
             self._written_at = now
         self._wait(self._pause_s)

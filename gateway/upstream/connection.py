@@ -172,7 +172,10 @@ class UpstreamConnection(asyncio.Protocol):
             assert isinstance(body, ChunkedBody)  # noqa: S101  # set together with the state; cheaper than a cast
             assert target is not None  # noqa: S101
             if size := body.one_chunk(data):  # the shortest path: most events are one chunk in a read of its own
-                target.write(data)
+                try:
+                    target.write(data)
+                except RuntimeError:  # as in _pass_on
+                    self.client_left()
                 self._tail = data
                 self._tail_is_chunk = True
                 self.relayed_bytes += size
@@ -314,7 +317,7 @@ class UpstreamConnection(asyncio.Protocol):
         a last payload may be added.
         """
         transport = client.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         self._target = transport
         self._framed_relay = chunked
@@ -345,7 +348,7 @@ class UpstreamConnection(asyncio.Protocol):
                 raise broke_off()
             if before_end is not None:
                 await before_end()
-            if client.transport is None or client.transport.is_closing():
+            if transport.is_closing():
                 raise ConnectionResetError("the client has gone")
             rest = self._withheld if watch is None else self._withheld + watch.finish()
             if rest:
@@ -360,8 +363,8 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def is_answering(self) -> bool:
         """Whether the whole request was sent and its answer is still to come, or to be taken to its end."""
-        if self.state == ENDED:
-            return bool(self._taken or self._pieces)
+        if self.state == ENDED:  # and whoever relays it or takes its pieces was stopped before they could see that
+            return bool(self._pieces) or self._taken is not None or self._watch is not None
         return self.request_whole and self.transport is not None and self.state not in {IDLE, BROKEN}
 
     def detach(self) -> None:
@@ -512,43 +515,54 @@ class UpstreamConnection(asyncio.Protocol):
                 self._wake()
 
     def _relay_chunks(self, data: bytes) -> None:
-        body, target = self._body, self._target
+        body = self._body
         assert isinstance(body, ChunkedBody)  # noqa: S101  # set together with the state; cheaper than a cast
-        assert target is not None  # noqa: S101
         framed: list[bytes] = []
         self._note(body.feed(data, framed))
         if framed:
-            target.write(_joined(framed))
+            self._pass_on(_joined(framed))
         self._end_if_over(body)
 
     def _relay_payload(self, pieces: list[bytes]) -> None:
         self._note(pieces)
         if pieces:
             piece = _joined(pieces)
-            cast(asyncio.Transport, self._target).write(frame(piece) if self._framed_relay else piece)
+            self._pass_on(frame(piece) if self._framed_relay else piece)
         self._end_if_over(cast(Body, self._body))
 
     def _relay_watched(self, data: bytes) -> None:
-        body, target, watch = self._body, self._target, self._watch
+        body, watch = self._body, self._watch
         assert body is not None  # noqa: S101  # set together with the state; cheaper than a cast
-        assert target is not None  # noqa: S101
         assert watch is not None  # noqa: S101
         if self._framed_relay and type(body) is ChunkedBody and body.one_chunk(data):
             payload = data[data.index(b"\n") + 1 : -2]
             passed = watch.feed(payload)
+            if passed is payload:  # the chunk goes on as it came
+                self._pass_on(data)
+            elif passed:
+                self._pass_on(frame(passed))
             if passed:
-                if not target.is_closing():  # then its loss is about to be told
-                    target.write(data if passed is payload else frame(passed))  # as it came, where all of it goes on
                 self._note([passed])
             return
         pieces = [passed for piece in body.feed(data) if (passed := watch.feed(piece))]
         if body.done:
             self._withhold_last(pieces)
         self._note(pieces)
-        if pieces and not target.is_closing():
+        if pieces:
             piece = _joined(pieces)
-            target.write(frame(piece) if self._framed_relay else piece)
+            self._pass_on(frame(piece) if self._framed_relay else piece)
         self._end_if_over(body)
+
+    def _pass_on(self, data: bytes) -> None:
+        """Writes to the client. uvloop refuses that once the client has gone, a moment before it tells anyone; and the
+        answer goes on where it outlives its client.
+        """
+        target = self._target
+        assert target is not None  # noqa: S101  # set together with the state
+        try:
+            target.write(data)
+        except RuntimeError:
+            self.client_left()
 
     def _withhold_last(self, pieces: list[bytes]) -> None:
         """Takes the last byte off where the client would know by it that the body is whole."""
