@@ -122,6 +122,7 @@ LEAVE_AT: dict[str, Script] = {
     "before the head": [Hang()],
     "before the first event": [sse_head(), Hang()],
     "in the middle": [sse_head(), chunk(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'), Hang()],
+    "before the usage event": [sse_head(), chunk(b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'), Hang()],
 }
 
 

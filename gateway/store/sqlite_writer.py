@@ -31,6 +31,7 @@ _IMPOSSIBLE = (apsw.ConstraintError, TypeError, ValueError, OverflowError)
 
 
 _CROWD = 4
+_LONGEST_PAUSE_S = 0.25  # between two attempts, while somebody waits
 
 
 class Correction(PerCall, frozen=True):
@@ -172,7 +173,9 @@ class Writer:
         pause_s, longest_s = self._retry_s
         while True:
             if self._kept:
-                self._urgent.wait(min(pause_s, max(self._give_up_at - time.monotonic(), 0.05)))
+                waited_for = any(isinstance(item, Op) for item in self._kept)
+                patience_s = min(pause_s, _LONGEST_PAUSE_S) if waited_for else pause_s
+                self._urgent.wait(min(patience_s, max(self._give_up_at - time.monotonic(), 0.05)))
                 pause_s = min(pause_s * 2, longest_s)
             else:
                 pause_s = self._retry_s[0]
