@@ -264,7 +264,7 @@ class Billing:
             pays = price is not None and "2000" in self.charging.charged and bill.status not in FREE_STATUSES
             return NOTHING, price.per_call if pays and price is not None else 0
         cut_off = begun and code != "0000"
-        if code != "0000" and not cut_off:
+        if code == "4000" or (code != "0000" and not cut_off):  # a fault of ours is nobody else's cost
             return NOTHING, 0
         use = bill.use(self.counter, streamed=streamed)
         if price is None or (code == "0000" and "0000" not in self.charging.charged):
