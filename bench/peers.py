@@ -154,9 +154,8 @@ def priced_gateway_command(place: Place) -> list[str]:
 def gateway_command(place: Place, more: str = "", options: Sequence[str] = ()) -> list[str]:
     """The gateway as an operator starts it: its defaults, one account with limits, a SQLite store on disk."""
     configuration = place.directory / "gateway.toml"
-    configuration.write_text(
-        GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV) + more
-    )
+    text = GATEWAY_CONFIGURATION.format(port=place.port, upstream_port=place.upstream_port, key_env=UPSTREAM_KEY_ENV)
+    configuration.write_text(text + more)
     program = [sys.executable, "-m", "gateway"]
     add = ["accounts", "add", "bench", "--key", KEY, "--secret", SECRET, *LIMITS, *options]
     environment = {**os.environ, UPSTREAM_KEY_ENV: UPSTREAM_KEY}
