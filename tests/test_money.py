@@ -13,8 +13,22 @@ import pytest
 import tiktoken
 
 from tests.books import balance, charges, check_books, connect, database_of, rows
-from tests.chaos import LAST_CHUNK, Chaos, Close, Cut, Hang, Script, Wait, WaitFor, chunk, json_answer, sse_head
-from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native, request_bytes
+from tests.chaos import (
+    LAST_CHUNK,
+    Chaos,
+    Close,
+    Cut,
+    Hang,
+    Script,
+    Wait,
+    WaitFor,
+    answer,
+    chunk,
+    head,
+    json_answer,
+    sse_head,
+)
+from tests.support import Answer, Gateway, call, custom_path, exchange, gateway_before_chaos, native, request_bytes
 
 PRICES = """
 [[price]]
@@ -584,3 +598,52 @@ async def test_a_tokenizer_counts_what_nobody_told() -> None:
         found = row(gateway, got)
     assert (found["settled"], found["completion_tokens"]) == ("estimated", len(encoding.encode(text)))
     assert found["prompt_tokens"] >= len(encoding.encode(MESSAGES[0]["content"]))
+
+
+AUDIO_HEAD = head(200, ("Content-Type", "audio/mpeg"), ("Transfer-Encoding", "chunked"))
+FRAMINGS: dict[str, Script] = {
+    "chunked": stream(event("Be"), event("cause"), USAGE_EVENT, DONE),
+    "one chunk": [sse_head(), chunk(event("Be") + event("cause") + USAGE_EVENT + DONE) + LAST_CHUNK],
+    "with a length": answer(event("Be") + event("cause") + USAGE_EVENT + DONE, "text/event-stream"),
+    "until the connection closes": [
+        head(200, ("Content-Type", "text/event-stream")),
+        event("Be") + event("cause"),
+        USAGE_EVENT[:30],
+        USAGE_EVENT[30:] + DONE,
+        Close(),
+    ],
+}
+
+
+@pytest.mark.parametrize("result_type", ["json", "jsonu"])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+async def test_however_a_stream_is_framed_it_is_whole_and_charged_once(
+    gateway: Gateway, framing: str, version: str, result_type: str
+) -> None:
+    arguments = json.dumps({**TOKENS, "stream": True})
+    target = custom_path(gateway, method="v1/chat/completions", result_type=result_type, _o_args=arguments)
+    async with upstream(gateway, FRAMINGS[framing]):
+        got = await exchange(gateway, request_bytes("GET", target, headers={"Connection": "close"}, version=version))
+    assert got.complete
+    assert got.body.replace(b" ", b"") == (event("Be") + event("cause") + DONE).replace(b" ", b"")
+    assert charges(gateway) == [8500]
+
+
+async def test_a_connection_goes_on_after_a_priced_call(gateway: Gateway) -> None:
+    arguments = json.dumps({**TOKENS, "stream": True})
+    target = custom_path(gateway, method="v1/chat/completions", _o_args=arguments)
+    async with upstream(gateway, FRAMINGS["chunked"]):
+        requests = request_bytes("GET", target) * 2 + request_bytes("GET", target, headers={"Connection": "close"})
+        got = await exchange(gateway, requests)
+    assert got.raw.count(b"HTTP/1.1 200") == 3
+    assert len(charges(gateway)) == 3
+
+
+async def test_a_file_is_charged_before_its_last_byte_leaves(gateway: Gateway) -> None:
+    for script in (answer(b"ID3" * 1000, "audio/mpeg"), [AUDIO_HEAD, chunk(b"ID3" * 1000), LAST_CHUNK]):
+        async with upstream(gateway, script):
+            got = await native(gateway, "POST", "/v1/audio/speech", {"model": "tts", "input": "a", "voice": "b"})
+        assert (got.body, got.complete) == (b"ID3" * 1000, True)
+    # 3,000 bytes at 16,000 a second
+    assert charges(gateway) == [19, 19]
