@@ -155,7 +155,7 @@ class Billing:
         at_most_micros = 0
         if price is not None:
             running = self.charging.running_tokens if self._holds_running(call) else None
-            at_most_micros = price.cost(greatest_use(price, call, running_tokens=running))
+            at_most_micros = price.cost(greatest_use(price, call, running_tokens=running, upload=upload))
             if not at_most_micros:
                 price = None
         if price is None and key is None and account.tokens_per_minute is None:
@@ -169,7 +169,7 @@ class Billing:
         model = call.arguments.model
         if upload and model is None:
             possible = self.prices.possible(account.price_list, call.method)
-            price = max(possible, key=lambda each: each.cost(greatest_use(each, call)), default=None)
+            price = max(possible, key=lambda each: each.cost(greatest_use(each, call, upload=True)), default=None)
         else:
             price = self.prices.find(account.price_list, call.method, model)
         if price is None and self.charging.unpriced == "refused" and _costs_upstream(call):

@@ -20,6 +20,12 @@ MAX_TOKENS = 10_000_000
 _MAX_COST = 2**62  # the store's integers have 64 bits
 _MAX_KNOWN = 4096  # results of look-ups that are remembered; callers choose models' names
 _MAX_NAME_CHARS = 256
+_COMPLETION_LIMITS = {
+    "v1/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "v1/completions": ("max_tokens",),
+    "v1/responses": ("max_output_tokens",),
+}
+_ANY_LIMIT = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _NOT_IN_BYTES = re.compile(
     rb'"(?:image_url|input_audio|file|file_id|file_data|previous_response_id|conversation)"\s*:'
     rb'|"type"\s*:\s*"(?:input_\w+|file_search|web_search\w*|code_interpreter|mcp)"'
@@ -154,7 +160,7 @@ def _micros(text: str) -> int:
     return amount_micros(text) if text else 0
 
 
-def greatest_use(price: Price, call: Call, *, running_tokens: int | None = None) -> Use:
+def greatest_use(price: Price, call: Call, *, running_tokens: int | None = None, upload: bool = False) -> Use:
     """The most that a call can use, for its hold.
 
     A token is at least a byte, so the arguments' length bounds a prompt that is nothing but text. `running_tokens`: so
@@ -164,8 +170,8 @@ def greatest_use(price: Price, call: Call, *, running_tokens: int | None = None)
     prompt = completion = cached = images = 0
     choices = _count(values["n"], 1) if "n" in values else 1
     if price.counts_tokens:
-        prompt = _greatest_prompt(price, call.arguments)
-        completion = _greatest_completion(price, values)
+        prompt = price.max_prompt_tokens if upload else _greatest_prompt(price, call.arguments)
+        completion = _greatest_completion(price, call.method, values)
         if running_tokens is not None:
             completion = min(completion, running_tokens)
         completion *= max(choices, _count(values["best_of"], 1)) if "best_of" in values else choices
@@ -192,16 +198,31 @@ def _may_hold_more(text: bytes) -> bool:
     return traced and _NOT_IN_BYTES.search(text) is not None
 
 
-def _greatest_completion(price: Price, values: Mapping[str, JsonValue]) -> int:
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        given = values.get(name)
-        if isinstance(given, int | float) and not isinstance(given, bool):
-            return _count(given, 0)
-    return price.max_completion_tokens
+def _greatest_completion(price: Price, method: str, values: Mapping[str, JsonValue]) -> int:
+    """The highest limit that the call names and its interface knows: which one counts is for the upstream to say.
+
+    What is no limit everywhere (some take 0 or -1 for none, and texts for numbers) is held by the price's bound.
+    """
+    limits = [
+        _limit(price, values[name])
+        for name in _COMPLETION_LIMITS.get(method, _ANY_LIMIT)
+        if values.get(name) is not None
+    ]
+    return max(limits, default=price.max_completion_tokens)
+
+
+def _limit(price: Price, given: JsonValue) -> int:
+    count = _count(given, 0)
+    return max(count, price.max_completion_tokens) if isinstance(given, str) else count or price.max_completion_tokens
 
 
 def _count(value: JsonValue, default: int) -> int:
-    """A caller's number of something; what is none counts as `default`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A caller's number of something, which may be written as a text; what is none counts as `default`."""
+    if isinstance(value, str):
+        try:
+            value = float(value[:40])
+        except ValueError:
+            return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # not a number
         return default
     return int(min(max(value, default), MAX_TOKENS))

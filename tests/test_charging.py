@@ -67,10 +67,16 @@ def test_what_was_used_within_the_bounds_never_costs_more_than_was_held(
         ({}, 16_384),
         ({"max_tokens": 5}, 5),
         ({"max_tokens": 5, "max_completion_tokens": 9}, 9),
-        ({"max_output_tokens": 7}, 7),
+        ({"max_tokens": 9, "max_completion_tokens": 5}, 9),  # which one the upstream heeds is its own affair
+        ({"max_output_tokens": 7}, 16_384),  # that is no argument of this interface
         ({"max_tokens": 5, "n": 3}, 15),
         ({"max_tokens": 5, "n": 2, "best_of": 4}, 20),
-        ({"max_tokens": -5}, 0),
+        ({"max_tokens": 5, "n": "3"}, 15),  # some upstreams take a text for a number
+        ({"max_tokens": 5, "n": "nan"}, 5),
+        ({"max_tokens": -1}, 16_384),  # no limit, for some upstreams
+        ({"max_tokens": 0}, 16_384),
+        ({"max_tokens": 0.5}, 16_384),
+        ({"max_tokens": "100000"}, 100_000),
         ({"max_tokens": 5.9, "n": 0}, 5),
         ({"max_tokens": "5"}, 16_384),
         ({"max_tokens": True, "n": None}, 16_384),
@@ -81,6 +87,20 @@ def test_the_greatest_completion(values: dict[str, JsonValue], completion: int) 
     usage = greatest_use(FULL, call_of(values)).usage
     assert usage is not None
     assert usage.completion_tokens == completion
+
+
+def test_each_interface_has_a_limit_of_its_own() -> None:
+    values: dict[str, JsonValue] = {"max_tokens": 1, "max_output_tokens": 7}
+    for method, tokens in (("v1/responses", 7), ("v1/completions", 1), ("v1/messages", 7)):
+        usage = greatest_use(FULL, call_of(values, method)).usage
+        assert usage is not None
+        assert usage.completion_tokens == tokens
+
+
+def test_the_prompt_of_an_upload_is_in_its_file() -> None:
+    usage = greatest_use(FULL, call_of({}, "v1/audio/transcriptions"), upload=True).usage
+    assert usage is not None
+    assert usage.prompt_tokens == 128_000
 
 
 @pytest.mark.parametrize(

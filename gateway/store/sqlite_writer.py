@@ -138,11 +138,29 @@ class Writer:
         self._pending.append(op)
         if not self._urgent.is_set():
             self._urgent.set()
+        if not self._wake.is_set():  # asked apart: the thread clears one after the other
             self._wake.set()
-        await op.waiter
+        try:
+            await op.waiter
+        except asyncio.CancelledError:
+            if not op.waiter.cancelled():
+                self._take_back(op)
+            raise
         if isinstance(op.outcome, StoreError):
             raise op.outcome
         return op.outcome
+
+    def _wake_all(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            if op.waiter.cancelled():
+                self._take_back(op)
+            else:
+                op.waiter.wake()
+
+    def _take_back(self, op: Op) -> None:
+        """What was refused in the moment in which its caller was cancelled: a settlement still has to be made."""
+        if isinstance(op.outcome, StoreError) and isinstance(op.item, Settlement):
+            self.append(op.item)
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything handed over before is committed; False if that took too long."""
@@ -207,6 +225,7 @@ class Writer:
             if self._closing:
                 return False
             self._wake.wait(self._until_upkeep())
+            self._wake.clear()  # it may stand for what was taken already; whoever hands over more sets it again
             if not self._pending:
                 self._do_upkeep()
         if len(self._pending) < self._max_batch:
@@ -282,7 +301,7 @@ class Writer:
                 item.set()
         if ops:
             try:
-                ops[0].loop.call_soon_threadsafe(_wake_all, ops)
+                ops[0].loop.call_soon_threadsafe(self._wake_all, ops)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 log.debug("nobody waits for what was written")
 
@@ -393,8 +412,3 @@ class _Work:
         for record, (_, op) in zip(records, pairs, strict=True):
             if op is not None:
                 op.outcome = record
-
-
-def _wake_all(ops: Sequence[Op]) -> None:
-    for op in ops:
-        op.waiter.wake()
