@@ -219,7 +219,7 @@ class Road:
 
     async def _refuse(self, client: Client, progress: Progress, error: GatewayError) -> None:
         progress.outcome = error.code
-        if progress.settler is not None:
+        if progress.settler is not None and not self.store.failing:  # a failure need not wait for what tells it
             with suppress(GatewayError):  # then what was held comes back later
                 await progress.settler.settle(client.sent_status or error.code.native_status, client.sent_bytes)
         if client.sent_status:  # too late to say anything: the connection must not look whole

@@ -22,7 +22,8 @@ def connect(database: Path) -> apsw.Connection:
 
 
 def database_of(gateway: Gateway) -> Path:
-    return gateway.directory / "gateway.db"
+    url = (gateway.environment or {}).get("GATEWAY_STORE__URL")
+    return gateway.directory / "gateway.db" if url is None else Path(url.removeprefix("sqlite:///"))
 
 
 def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -168,6 +168,7 @@ class Load:
         self.seen: Counter[int] = Counter()  # by the upstream, since the last comparison
         self.unheld: list[int] = []  # what reached the upstream without money held for it
         self.told: list[Told] = []  # since the last comparison
+        self.charged_refusals: list[int] = []  # calls that were told 4000, and are charged
         self._seed = seed
         self._refusals = refusals
         self._new_order = orders
@@ -183,6 +184,7 @@ class Load:
         self._floor = 0
         self._ids: set[int] = set()
         self._request_ids: set[str] = set()
+        self._failed: set[int] = set()  # orders that were told 4000, and are not made again
         self._charges: Counter[int] = Counter()  # by the orders' numbers
 
     async def __aenter__(self) -> Self:
@@ -278,6 +280,8 @@ class Load:
         code = code_of(answer)
         self.codes[code] += 1
         assert code in {"", "0000", *self._refusals}, f"{order}: {answer}, {self._history(order)}"
+        if code == "4000" and not order.keyed:
+            self._failed.add(order.number)
         if code != "0000":
             return False
         assert holds_all(answer.body, order), f"{order}: {answer}, {self._history(order)}"
@@ -374,6 +378,8 @@ class Load:
                 self.figures.charged += 1
                 self._charges[row.number] += 1
                 assert self._charges[row.number] == 1, f"order {row.number} is charged twice"
+                if row.number in self._failed:
+                    self.charged_refusals.append(row.id)
             else:
                 assert not row.charge, row
                 self.figures.uncharged += 1
