@@ -19,7 +19,8 @@ import pytest
 from tests.books import check_books, database_of, rows
 from tests.chaos import Chaos, json_answer
 from tests.faults import Faults, faults
-from tests.load import MONEY, PRICES, Load, Order, code_of
+from tests.load import Load
+from tests.orders import MONEY, PRICES, Order, code_of
 from tests.support import Answer, Gateway, call, exchange, gateway_before_chaos
 
 HOUR_S = 3600
@@ -56,13 +57,12 @@ async def test_ids_rise_and_every_call_is_charged_once_while_the_clock_steps(fau
             await load.answered()
             await load.quiet()
             await load.settled()
-            load.compare()
+            load.agreement.compare()
         assert fault.struck["clocks_shifted"]
         assert len(ids) > 50
         assert ids == sorted(set(ids))
-        (shortest, longest, first), = rows(
-            database_of(gateway), "SELECT min(duration_us), max(duration_us), min(first_byte_us) FROM calls"
-        )  # fmt: skip
+        query = "SELECT min(duration_us), max(duration_us), min(first_byte_us) FROM calls"
+        shortest, longest, first = rows(database_of(gateway), query)[0]
         assert shortest >= 0
         assert first >= 0
         assert longest < 60e6
