@@ -24,6 +24,7 @@ from gateway.types import Account, CallCounts, CallRecord
 LOG = logging.getLogger("gateway.accounts")
 
 POLL_S = 0.5
+_DAY_S = 86_400.0
 
 _NO_DIGEST = bytes(32)  # no secret has this hash
 
@@ -59,9 +60,12 @@ class AccountDirectory:
 
     async def start(self) -> None:
         """Loads everything, or raises the store's error, and begins to follow the changes."""
-        today = self._days.day_of(time.time())
-        counts = await asyncio.to_thread(self._source.call_counts, today)
-        self._tallies = {account_id: _Tally(today, count) for account_id, count in counts.items()}
+        now = time.time()
+        for at in (now, now - _DAY_S, now + _DAY_S):  # a clock that steps over midnight finds the other day's counts
+            day = self._days.day_of(at)
+            counts = await asyncio.to_thread(self._source.call_counts, day)
+            for account_id, count in counts.items():
+                self._tallies.setdefault(account_id, _Tally(count)).set_day(day, count.today)
         await self.refresh()
         self._task = asyncio.create_task(self._follow(), name="account-directory")
 
@@ -135,7 +139,7 @@ class AccountDirectory:
             return
         tally = self._tallies.get(record.account_id)
         if tally is None:
-            tally = self._tallies[record.account_id] = _Tally("", CallCounts())
+            tally = self._tallies[record.account_id] = _Tally(CallCounts())
         tally.add(count, self._days.day_of(record.started_at))
 
     def counts(self, account: Account, now: float | None = None) -> CallCounts:
@@ -197,9 +201,13 @@ class _Tally:
 
     __slots__ = ("_days", "_totals")
 
-    def __init__(self, today: str, counts: CallCounts) -> None:
-        self._days = {today: counts.today}
+    def __init__(self, counts: CallCounts) -> None:
+        self._days: dict[str, int] = {}
         self._totals = {"succeeded": counts.succeeded, "empty": counts.empty, "failed": counts.failed}
+
+    def set_day(self, day: str, calls: int) -> None:
+        """What is known of a day from before the start."""
+        self._days[day] = calls
 
     def add(self, count: str, day: str) -> None:
         self._totals[count] += 1

@@ -223,6 +223,6 @@ def _count(value: JsonValue, default: int) -> int:
             value = float(value[:40])
         except ValueError:
             return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # not a number
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # not a number
         return default
     return int(min(max(value, default), MAX_TOKENS))

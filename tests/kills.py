@@ -13,7 +13,9 @@ import asyncio
 import time
 from random import Random
 
-from tests.load import MONEY, PRICES, Figures, Load
+from tests.agreement import Figures
+from tests.load import Load
+from tests.orders import MONEY, PRICES
 from tests.support import Gateway, gateway_before_chaos
 
 LOG_LIMIT_BYTES = 1_000_000
@@ -38,15 +40,15 @@ async def kill_often(gateway: Gateway, kills: int, seed: int) -> Figures:
                 gateway.kill()
                 done += 1
             await asyncio.to_thread(gateway.restart)
-            load.compare()
+            load.agreement.compare()
             if gateway.log_path.stat().st_size > LOG_LIMIT_BYTES:
                 gateway.log_path.write_bytes(b"")
         load.begin()  # who asks under a key until there is an answer, gets one
         await load.answered()
         await load.quiet()
         await load.settled()
-        load.compare()
-        return load.figures
+        load.agreement.compare()
+        return load.agreement.figures
 
 
 def kill_a_gateway(kills: int, seed: int) -> tuple[Figures, str]:

@@ -9,7 +9,8 @@ from random import Random
 import pytest
 
 from tests.kills import kill_a_gateway
-from tests.load import MONEY, PRICES, Load, Order
+from tests.load import Load
+from tests.orders import MONEY, PRICES, Order
 from tests.support import gateway_before_chaos
 
 
@@ -51,6 +52,6 @@ async def test_an_answer_that_was_left_at_any_moment_is_there_whole_and_paid_exa
             load.pause()
             await load.quiet()
             await load.settled()
-            load.compare()
-        assert load.figures.replays
+            load.agreement.compare()
+        assert load.agreement.figures.replays
         assert "Fatal error" not in gateway.log
