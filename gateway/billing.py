@@ -116,18 +116,23 @@ class Bill:
 
     def use(self, counter: TokenCounter, *, streamed: bool) -> Use:
         """What the call has used, as far as it was delivered; counted by us where the upstream does not tell."""
-        price, usage, estimated = self.price, self._told, False
-        if streamed and self.watch is not None and self.watch.meter is not None:
-            usage = self.watch.meter.finish()
+        price, usage, images, estimated = self.price, self._told, self._images, False
+        heard = self.received_bytes or self.uploaded_bytes
+        meter = self.watch.meter if streamed and self.watch is not None else None
+        if meter is not None:
+            usage = meter.finish()
+            heard = self.uploaded_bytes or meter.read_bytes * 3 // 4  # sound in a stream is base64
+            if price is not None and price.per_image and meter.read_bytes:
+                images = greatest_use(price, self.call).images if meter.images is None else meter.images
+                estimated = meter.images is None
         if usage is None and self.counts_tokens:
             usage = self._estimate(counter, streamed=streamed)
-            estimated = price is not None and price.counts_tokens
+            estimated = estimated or (price is not None and price.counts_tokens)
         milliseconds = self._milliseconds
         if price is not None and price.per_second and not milliseconds:
-            heard = self.received_bytes or self.uploaded_bytes
             milliseconds = min(heard * 1000 // _SOUND_BYTES_PER_S, price.max_seconds * 1000)
             estimated = True
-        return Use(usage, self._images, milliseconds, estimated)
+        return Use(usage, images, milliseconds, estimated)
 
     def _estimate(self, counter: TokenCounter, *, streamed: bool) -> Usage:
         completion = 0

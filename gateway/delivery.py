@@ -82,7 +82,8 @@ class Delivery:
         async for piece in link.pieces():
             read_bytes += len(piece)
             watch.feed(piece)
-            settler.bill.received_bytes += len(piece)
+            if settler.is_file:
+                settler.bill.received_bytes += len(piece)
             if read_bytes > limit_bytes:
                 return SUCCESS
         watch.finish()

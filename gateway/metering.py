@@ -13,13 +13,15 @@ from typing import Final
 import orjson
 
 from gateway.types import Usage
-from gateway.usage import event_usage
+from gateway.usage import event_usage, usage_of
 
 GATHER_BYTES: Final = 8_192
 RUNNING_GATHER_BYTES: Final = 1_024  # where it counts how far a stream has come
-_MAX_LINE_BYTES: Final = 262_144  # a longer line is counted by its length
+_MAX_LINE_BYTES: Final = 262_144  # of a longer one, which holds a picture or a whole response, only the end is kept
+_LONG_LINE_TAIL_BYTES: Final = 16_384  # the usage stands in it, with the caller's metadata behind
 _MAX_TEXT_BYTES: Final = 262_144  # of the text that waits to be counted
 _DATA: Final = b"data:"
+_IMAGE = re.compile(rb'"type"[ \t]*:[ \t]*"image_\w+\.(completed)?')
 _USAGE = re.compile(rb'"usage"[ \t]*:[ \t]*\{')
 _STRING = rb'[ \t]*:[ \t]*"((?:[^"\\]|\\.)*)"'
 _TEXTS = {
@@ -30,9 +32,26 @@ _OTHER_TEXTS = re.compile(rb'"delta"' + _STRING)  # responses, transcriptions: o
 
 
 class Meter:
-    """Reads along with a stream. `usage` is what it told last; None while it has told nothing."""
+    """Reads along with a stream. `usage` is what it told last; None while it has told nothing.
 
-    __slots__ = ("_count", "_counted", "_gather_bytes", "_gathered", "_pieces", "_rest", "_text", "_texts", "usage")
+    `images` are the finished ones that its events named, None where none of them spoke of images; `read_bytes` is how
+    much of it was read.
+    """
+
+    __slots__ = (
+        "_count",
+        "_counted",
+        "_gather_bytes",
+        "_gathered",
+        "_in_long_line",
+        "_pieces",
+        "_rest",
+        "_text",
+        "_texts",
+        "images",
+        "read_bytes",
+        "usage",
+    )
 
     def __init__(self, method: str, count: Callable[[str], int], *, gather_bytes: int = GATHER_BYTES) -> None:
         self._count = count
@@ -43,7 +62,10 @@ class Meter:
         self._rest = b""  # the unfinished line
         self._text = b""  # what went by, still escaped as in JSON
         self._counted = 0
+        self._in_long_line = False  # of which the rest is the end
         self.usage: Usage | None = None
+        self.images: int | None = None
+        self.read_bytes = 0
 
     def feed(self, payload: bytes) -> None:
         """Takes a piece of the stream."""
@@ -69,28 +91,59 @@ class Meter:
     def finish(self) -> Usage | None:
         """What the stream told was used, once it has ended; its last line may lack its end."""
         self._read()
-        self._look(self._rest)
+        if self._in_long_line:
+            self._end_long_line(self._rest)
+        else:
+            self._look(self._rest)
         self._rest = b""
         return self.usage
 
     def _read(self) -> None:
         if not self._pieces:
             return
+        self.read_bytes += self._gathered
         text = self._rest + b"".join(self._pieces)
         self._pieces.clear()
         self._gathered = 0
+        if self._in_long_line:
+            end = text.find(b"\n") + 1
+            if not end:
+                self._rest = self._long_line(text)
+                return
+            self._end_long_line(text[:end])
+            text = text[end:]
         end = text.rfind(b"\n") + 1
-        self._rest = text[end:]
-        if len(self._rest) > _MAX_LINE_BYTES:
-            self._counted += len(self._rest) // 4
-            self._rest = b""
         self._look(text[:end])
+        rest = text[end:]
+        if len(rest) > _MAX_LINE_BYTES:
+            self._in_long_line = True
+            self._count_images(rest[:_LONG_LINE_TAIL_BYTES])
+            rest = self._long_line(rest)
+        self._rest = rest
+
+    def _long_line(self, line: bytes) -> bytes:
+        """The end of a line that is too long to be kept. Only a chat's may hold so much text that is new."""
+        dropped = max(len(line) - _LONG_LINE_TAIL_BYTES, 0)
+        if self._texts is not _OTHER_TEXTS:
+            self._counted += dropped // 4
+        return line[dropped:]
+
+    def _end_long_line(self, tail: bytes) -> None:
+        self._in_long_line = False
+        self.usage = usage_of(tail[-_LONG_LINE_TAIL_BYTES:]) or self.usage
+        self._count_images(tail)
+
+    def _count_images(self, text: bytes) -> None:
+        for completed in _IMAGE.findall(text):
+            self.images = (self.images or 0) + bool(completed)
 
     def _look(self, lines: bytes) -> None:
         if not lines:
             return
         if _USAGE.search(lines) is not None:
             self.usage = _last_usage(lines) or self.usage
+        if b'"image_' in lines:
+            self._count_images(lines)
         self._text += b"".join(self._texts.findall(lines))
         if len(self._text) > _MAX_TEXT_BYTES:
             self._counted += self._count(_unescaped(self._text))

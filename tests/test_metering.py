@@ -153,3 +153,34 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     for _ in range(2000):
         meter.feed(b"x" * 1000)  # one endless line
     assert meter.delivered_tokens >= 400_000
+
+
+@pytest.mark.parametrize("method", ["v1/responses", "v1/images/generations"])
+@pytest.mark.parametrize("size", [1_000, 300_000, 3_000_000])
+def test_the_usage_at_the_end_of_a_line_too_long_to_keep_is_found(method: str, size: int) -> None:
+    told = {"input_tokens": 5, "output_tokens": 7}
+    body = {"type": "response.completed", "response": {"result": "a" * size, "usage": told, "metadata": {"k": "v"}}}
+    line = f"event: response.completed\ndata: {json.dumps(body)}\n\n".encode()
+    for step in (1_000, 65_536):
+        meter = Meter(method, words)
+        for start in range(0, len(line), step):
+            meter.feed(line[start : start + step])
+            assert len(meter._rest) <= 262_144 + 65_536
+        meter.feed(b'data: {"delta": "four"}\n\n')
+        assert (meter.finish(), meter.delivered_tokens) == (Usage(5, 7), 4)
+        assert meter.read_bytes == len(line) + 25
+
+
+@pytest.mark.parametrize("size", [100, 400_000])
+def test_the_finished_images_of_a_stream_are_counted_and_no_others(size: int) -> None:
+    def image(kind: str) -> bytes:
+        return b"data: " + json.dumps({"type": f"image_generation.{kind}", "b64_json": "a" * size}).encode() + b"\n\n"
+
+    meter = Meter("v1/images/generations", words)
+    assert meter.images is None
+    for kind, images in (("partial_image", 0), ("completed", 1), ("partial_image", 1), ("completed", 2)):
+        text = image(kind)
+        for start in range(0, len(text), 50_000):
+            meter.feed(text[start : start + 50_000])
+        meter.finish()
+        assert meter.images == images

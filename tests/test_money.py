@@ -397,6 +397,30 @@ async def test_images_and_seconds_are_charged(gateway: Gateway) -> None:
     assert charges(gateway) == [80_000, 1250]
 
 
+def typed(kind: str, **fields: object) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("events", "charge", "settled"),
+    [
+        ([typed("image_edit.partial_image", b64_json="a"), typed("image_edit.completed")], 40_000, "exact"),
+        ([b"data: something of its own\n\n"], 80_000, "estimated"),
+    ],
+)  # fmt: skip
+async def test_images_in_a_stream_are_charged(gateway: Gateway, events: list[bytes], charge: int, settled: str) -> None:
+    async with upstream(gateway, stream(*events)):
+        got = await native(gateway, "POST", "/v1/images/generations", {"prompt": "a", "n": 2, "stream": True})
+    assert charges(gateway) == [charge]
+    assert row(gateway, got)["settled"] == settled
+
+
+async def test_sound_in_a_stream_is_charged(gateway: Gateway) -> None:
+    async with upstream(gateway, stream(*[typed("speech.audio.delta", audio="A" * 64_000)] * 10)):
+        await native(gateway, "POST", "/v1/audio/speech", {"input": "a", "stream_format": "sse"})
+    assert 3000 < charges(gateway)[0] < 3100  # 640,000 characters of base64 are 30 seconds
+
+
 @pytest.mark.parametrize(("model", "charge"), [("dear", 5_000_000), ("cheap", 1_000_000), ("unheard-of", 5_000_000)])
 @pytest.mark.parametrize("front", ["native", "custom"])
 async def test_an_upload_is_charged_by_the_model_that_its_form_names(front: str, model: str, charge: int) -> None:
