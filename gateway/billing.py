@@ -280,7 +280,8 @@ class Billing:
 
     def settlement(self, bill: Bill, record: CallRecord) -> Settlement:
         """How a held call ends. What was charged keeps its key; a call that failed may be made again under it."""
-        keeps = record.outcome in {"0000", "2000"} or record.charge_micros > 0
+        answered = record.outcome == "0000" or (record.outcome == "2000" and bill.status not in FREE_STATUSES)
+        keeps = answered or record.charge_micros > 0
         return Settlement(record, bill.answer, keyed=bill.key is not None, keeps_key=keeps)
 
 

@@ -531,6 +531,14 @@ async def test_a_call_that_failed_may_be_made_again_under_its_key(gateway: Gatew
     assert charges(gateway) == [8500]
 
 
+@pytest.mark.parametrize("status", [402, 429])
+async def test_a_refusal_that_nobody_paid_does_not_keep_the_key(gateway: Gateway, status: int) -> None:
+    async with upstream(gateway, json_answer({"error": "slow"}, status), json_answer(completion())):
+        assert (await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == status
+        assert (await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 200
+    assert charges(gateway) == [8500]
+
+
 async def test_a_client_that_leaves_finds_its_answer_under_the_key(gateway: Gateway) -> None:
     go_on = asyncio.Event()
     async with upstream(gateway, [WaitFor(go_on), json_answer(completion())]) as chaos:
