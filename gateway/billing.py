@@ -286,9 +286,12 @@ class Billing:
 
 
 class _Running:
-    """Holds more for a stream as it runs, and ends it when the balance does not cover more."""
+    """Holds more for a stream as it runs, up to what it may cost at most; ends it when the balance does not cover that.
 
-    __slots__ = ("_at_tokens", "_bill", "_billing", "_meter", "_stop", "_task")
+    Once the call is settled nothing is ended: its connection may already carry another's.
+    """
+
+    __slots__ = ("_at_tokens", "_bill", "_billing", "_left_tokens", "_meter", "_stop", "_task")
 
     def __init__(self, billing: Billing, bill: Bill, meter: Meter, stop: Callable[[GatewayError], None]) -> None:
         self._billing = billing
@@ -296,27 +299,40 @@ class _Running:
         self._meter = meter
         self._stop = stop
         self._at_tokens = billing.charging.running_tokens // 2
+        self._left_tokens = _completion(bill, None) - _completion(bill, billing.charging.running_tokens)  # not held yet
         self._task: asyncio.Task[None] | None = None
 
     def look(self) -> None:
         """Called after each piece of the stream."""
-        if self._task is None and self._meter.running_tokens >= self._at_tokens:
+        if self._task is None and self._meter.running_tokens >= self._at_tokens and self._left_tokens > 0:
             self._task = asyncio.get_running_loop().create_task(self._extend())
 
     async def _extend(self) -> None:
-        bill, more = self._bill, self._billing.charging.running_tokens
+        bill, more = self._bill, min(self._billing.charging.running_tokens, self._left_tokens)
         assert bill.price is not None  # noqa: S101  # only such bills run
         amount = bill.price.cost(Use(Usage(0, more))) - bill.price.per_call
+        error = None
         try:
             if not bill.settled:
                 await self._billing.books.extend(Extension(bill.call_id, bill.account.id, amount))
         except InsufficientBalanceError:
-            self._stop(GatewayError("4016", "the balance ran out in the middle of the stream"))
+            error = GatewayError("4016", "the balance ran out in the middle of the stream")
         except StoreError:
-            self._stop(GatewayError("4000", "the books cannot be written, so that nothing more can be charged"))
-        else:
+            error = GatewayError("4000", "the books cannot be written, so that nothing more can be charged")
+        if error is None:
             self._at_tokens += more
+            self._left_tokens -= more
             self._task = None
+        elif not bill.settled:
+            self._stop(error)
+
+
+def _completion(bill: Bill, running_tokens: int | None) -> int:
+    """How many completion tokens a call may use at most, or are held for it at first."""
+    if bill.price is None:
+        return 0
+    usage = greatest_use(bill.price, bill.call, running_tokens=running_tokens).usage
+    return usage.completion_tokens or 0 if usage is not None else 0
 
 
 def _costs_upstream(call: Call) -> bool:

@@ -12,6 +12,13 @@ from typing import Any
 import pytest
 import tiktoken
 
+from gateway.billing import Billing
+from gateway.charging import Prices
+from gateway.config import ChargingSettings, IdempotencySettings, PriceSettings, UpstreamSettings
+from gateway.errors import GatewayError
+from gateway.store.interface import Charged, Extension, Hold, InsufficientBalanceError, Settlement
+from gateway.tokens import counter_of
+from gateway.types import Account, Arguments, Call
 from tests.books import balance, charges, check_books, connect, database_of, rows
 from tests.chaos import (
     LAST_CHUNK,
@@ -381,6 +388,49 @@ async def test_a_balance_that_runs_out_ends_the_stream_with_a_word() -> None:
         assert held == 0
         assert 0 <= have < 4000
         check_books(database_of(gateway))
+
+
+async def test_a_stream_whose_whole_cost_is_held_needs_no_more() -> None:
+    more = '\n[charging]\nstream_hold = "running"\nrunning_tokens = 400\n'
+    with priced(more, money="0.0085") as gateway:  # 0.006 for 600 tokens, 0.001 for the call, the prompt, and no more
+        pieces = [piece for _ in range(500) for piece in (chunk(event("word ")), Wait(0.001))]
+        used = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 500}}
+        last = b"data: " + json.dumps(used).encode() + b"\n\n"
+        async with upstream(gateway, [sse_head(), *pieces, chunk(last), chunk(DONE), LAST_CHUNK]):
+            got = await chat(gateway, {**TOKENS, "max_tokens": 600, "stream": True})
+        assert got.body.endswith(DONE)
+        assert charges(gateway) == [6050]
+        assert balance(gateway) == (2450, 0)
+
+
+async def test_a_balance_that_runs_out_as_the_stream_ends_stops_nobody() -> None:
+    class Books:
+        async def hold(self, hold: Hold) -> None: ...
+
+        async def settle(self, settlement: Settlement) -> Charged:
+            raise NotImplementedError
+
+        async def extend(self, extension: Extension) -> None:
+            await asyncio.sleep(0)
+            raise InsufficientBalanceError
+
+    charging = ChargingSettings(stream_hold="running", running_tokens=10)
+    billing = Billing(
+        Prices([PriceSettings(per_1k_completion="1")]), charging, IdempotencySettings(), UpstreamSettings(),
+        counter_of(""), Books(),
+    )  # fmt: skip
+    arguments = Arguments(b'{"stream":true}', {"stream": True})
+    call = Call("1.x", "native", "v1/chat/completions", "POST", arguments, stream=True)
+    for settled in (False, True):
+        bill = billing.open(1, Account(1, "a", "k", b""), call, None, upload=False)
+        assert bill is not None
+        stopped: list[GatewayError] = []
+        watch = billing.watch(bill, asked=False, stop=stopped.append)
+        watch.feed(event("word " * 500))
+        await asyncio.sleep(0)
+        bill.settled = settled  # its connection carries another call by now
+        await asyncio.sleep(0.01)
+        assert [error.code.code for error in stopped] == ([] if settled else ["4016"])
 
 
 # images, sound, prices
