@@ -52,6 +52,7 @@ from gateway.upstream.request import target_of
 
 LOG = logging.getLogger("gateway")
 DRAIN_LOOK_S = 0.05
+FINISH_LIMIT_S = 2.0
 SWITCH_S = 0.0005
 """How long a thread that computes keeps the event loop, or the store's writer, waiting for its turn."""
 
@@ -76,6 +77,17 @@ class Application:
     def under_way(self) -> int:
         """Calls that are not over, those among them whose clients have left."""
         return self._answering + len(self._road.reading_on)
+
+    async def finish(self) -> None:
+        """Once every connection was ended: waits until their calls have heard of it, and settles what is read on.
+
+        A call that runs in a task of its own hears of it some rounds of the loop later.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_LIMIT_S):
+                while self._answering:  # noqa: ASYNC110  # no call tells anyone that it is over
+                    await asyncio.sleep(0.001)
+        await self._road.finish_reading_on()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request that aiohttp read."""
@@ -197,8 +209,8 @@ async def serve(
         upstream = _open_upstream(_upstream(settings), key)
         stack.callback(upstream.pool.close)
         road = _road(settings, plugins, accounts, upstream, store)
-        stack.push_async_callback(road.finish_reading_on)
         application = Application(settings, road)
+        stack.push_async_callback(application.finish)
         server = Server(application.handle, application.handle_plain, settings.server)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()

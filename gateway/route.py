@@ -281,6 +281,7 @@ class Road:
 
     async def finish_reading_on(self) -> None:
         """Cuts short what is still read for clients that have left, and settles it."""
+        await asyncio.sleep(0)  # a task that is cancelled before its first step would settle nothing
         for task in (tasks := list(self.reading_on)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -370,6 +371,26 @@ async def test_a_stream_that_the_upstream_cuts_pays_by_the_operators_choice(poli
         assert (found["outcome"], found["charge_micros"] > 1000) == ("5000", charged)
         check_books(database_of(gateway))
         assert balance(gateway)[1] == 0
+
+
+async def test_what_is_read_on_when_the_drain_is_over_is_settled_as_far_as_it_came() -> None:
+    with priced("\n[server]\ndrain_s = 0.2\n", 'client_left = "drain"') as gateway:
+        begun: Script = [sse_head(), chunk(event("word ")), Hang()]
+        async with upstream(gateway, begun, [Hang()], begun) as chaos:
+            calls = []
+            long = "so that aiohttp reads it" * 1000
+            kinds: list[dict[str, object]] = [{"stream": True}, {}, {"stream": True, "user": long}]
+            for number, arguments in enumerate(kinds):
+                calls.append(asyncio.create_task(chat(gateway, {**TOKENS, **arguments})))
+                await chaos.exchange(number)
+            await asyncio.sleep(0.1)
+            gateway.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+            await asyncio.gather(*calls, return_exceptions=True)
+        database = database_of(gateway)
+        found = rows(database, "SELECT outcome, charge_micros > 0, cut FROM calls ORDER BY id")
+        assert found == [("0000", 1, 1), ("5000", 0, 1), ("0000", 1, 1)]
+        assert rows(database, "SELECT * FROM holds") == []
 
 
 async def test_a_balance_that_runs_out_ends_the_stream_with_a_word() -> None:
