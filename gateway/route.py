@@ -190,6 +190,8 @@ class Road:
 
     async def _answer_ourselves(self, client: Client, progress: Progress, account: Account, reading: Reading) -> None:
         answer = await self.own.answer(reading.call, account, has_files=reading.upload is not None)
+        if progress.settler is not None:
+            progress.settler.keep(answer.status, answer.content_type, answer.fields, answer.body)
         await Writer(self.writing, client, progress, self.accounts).whole(answer)
         if progress.settler is None:
             progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's

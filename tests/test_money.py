@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -600,6 +601,34 @@ async def test_a_call_that_failed_may_be_made_again_under_its_key(gateway: Gatew
         assert (await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 502
         assert (await chat(gateway, TOKENS, **{"Idempotency-Key": "k"})).status == 200
     assert charges(gateway) == [8500]
+
+
+POEMS = """
+from gateway.hookspecs import MethodSpec, hookimpl
+
+written = []
+
+async def handle(call, context):
+    written.append(call)
+    return {"poem": len(written)}
+
+@hookimpl
+def gateway_methods():
+    return [MethodSpec("poems/get", handle)]
+"""
+
+
+async def test_a_plugins_answer_is_given_again_under_its_key_too(tmp_path: Path) -> None:
+    (tmp_path / "poems.py").write_text(POEMS)
+    config = '[[price]]\nmethod = "poems/*"\nper_call = "1"\n'
+    with gateway_before_chaos(config, arguments=("--plugins-dir", str(tmp_path))) as gateway:
+        gateway.cli("accounts", "topup", "tester", "10")
+        target = custom_path(gateway, method="poems/get", idempotency_key="k")
+        answers = [(await call(gateway, "GET", target)).json for _ in range(3)]
+        assert [answer["response"] for answer in answers] == [{"poem": 1}] * 3
+        assert len({answer["last_id"] for answer in answers}) == 1
+        assert charges(gateway) == [1_000_000]
+        check_books(database_of(gateway))
 
 
 @pytest.mark.parametrize("status", [402, 429])
