@@ -182,7 +182,7 @@ class Billing:
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
         if price is not None and call.verb in _READING:
             return Price(per_call=price.per_call)
-        if price is not None and price.counts_tokens and call.arguments.values.get("background") is True:
+        if price is not None and price.counts_tokens and call.arguments.values.get("background") not in (None, False):
             # Its usage would be told to whoever asks for it later, and to nobody else.
             raise GatewayError("4003", "what runs in the background cannot be charged", param="background")
         return price

@@ -321,11 +321,16 @@ class Writer:
         record = plain.record if isinstance(plain, Settlement | Correction) else plain
         if isinstance(record, CallRecord):
             if isinstance(error, UnicodeEncodeError) and encodable(record) != record:
+                mended = encodable(record)
                 if isinstance(plain, Settlement):
-                    plain = Settlement(encodable(record), plain.answer, plain.keyed, plain.keeps_key)
+                    settlement = Settlement(mended, plain.answer, plain.keyed, plain.keeps_key)
+                    if isinstance(item, Op):
+                        item.item = settlement
+                    else:
+                        item = settlement
                 else:
-                    plain = encodable(record)
-                self._write(connection, [plain])
+                    item = mended
+                self._write(connection, [item])
                 return
             if is_logged(connection, record):  # an earlier attempt came this far
                 return
