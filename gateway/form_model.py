@@ -9,31 +9,41 @@ import re
 from enum import Enum
 from typing import Final
 
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))', re.IGNORECASE)
-_NAME = re.compile(rb'(?i)content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r\n|\Z)')
-_FILE = re.compile(rb"(?i)content-disposition:[^\r\n]*;[ \t]*filename")
+_BOUNDARY = re.compile(
+    r';[ \t]*boundary[ \t]*=[ \t]*(?:"([^"\\]{1,70})"|([^\s;,"]{1,70}))[ \t]*(?=;|\Z)', re.IGNORECASE
+)
+# Of a part's head the one line that names it, in the plain way in which clients write it and all readers read alike.
+_DISPOSITION = re.compile(
+    rb'(?i)content-disposition:[ \t]*form-data;[ \t]*name=(?:"([^"\\%\r\n]*)"|([^";\\%\s]+))'
+    rb"([ \t]*;[ \t]*filename[^\r\n]*)?[ \t]*"
+)
+_OTHER_FIELD = re.compile(rb"(?i)content-(?!disposition)[a-z-]+:[^\r\n]*")
 _MAX_HEAD_BYTES: Final = 8_192
 _MAX_MODEL_BYTES: Final = 256
 
 
 class _At(Enum):
-    CONTENT = 1  # of a part that is of no interest, or before the first
-    HEAD = 2
-    MODEL = 3
-    LOST = 4  # this is no form that one can follow
+    START = 1
+    CONTENT = 2  # of a part that is of no interest
+    HEAD = 3
+    MODEL = 4
+    END = 5  # behind the last part
+    LOST = 6  # this is no form that every reader reads alike
 
 
 class FormModel:
-    """`model` is the name in the part `model`; None while there is none, and where two of them differ."""
+    """`model` is the name in the part `model`; None while there is none, where two of them differ, and in a form that
+    another reader could read in another way: who sends it must not choose which model is paid and which is served.
+    """
 
     __slots__ = ("_at", "_delimiter", "_found", "_held")
 
     def __init__(self, content_type: str) -> None:
-        boundary = _BOUNDARY.search(content_type)
-        name = "" if boundary is None else boundary[1] or boundary[2]
+        boundaries = _BOUNDARY.findall(content_type)
+        name = "".join(boundaries[0]) if len(boundaries) == 1 and content_type.lower().count("boundary") == 1 else ""
         self._delimiter = b"\r\n--" + name.encode("latin-1", "replace")
         self._held = b"\r\n"  # as if a line ended before the first delimiter
-        self._at = _At.CONTENT if name else _At.LOST
+        self._at = _At.START if name else _At.LOST
         self._found: set[bytes] = set()
 
     @property
@@ -53,32 +63,58 @@ class FormModel:
 
     def _step(self) -> bool:
         """Goes on to the next boundary between two states, if it is there."""
-        held = self._held
         if self._at is _At.HEAD:
-            end = held.find(b"\r\n\r\n")
-            if end < 0:
-                self._lose_above(_MAX_HEAD_BYTES)
-                return False
-            head = held[:end]
-            names_model = _NAME.search(head) is not None and _FILE.search(head) is None
-            self._at = _At.MODEL if names_model else _At.CONTENT
-            self._held = held[end + 2 :]  # a part without content ends with the line end of its head
-            return True
-        end = held.find(self._delimiter)
+            return self._head()
+        if self._at in {_At.END, _At.LOST}:
+            self._held = b""
+            return False
+        held, delimiter = self._held, self._delimiter
+        end = held.find(delimiter[2:])  # wherever it stands: some readers take it with other line ends
         if end < 0:
             if self._at is _At.MODEL:
-                self._lose_above(_MAX_MODEL_BYTES + len(self._delimiter))
+                self._lose_above(_MAX_MODEL_BYTES + len(delimiter))
+            elif self._at is _At.START:
+                self._lose_above(len(delimiter) - 1)
             else:
-                self._held = held[-len(self._delimiter) :]
+                self._held = held[-len(delimiter) :]
             return False
+        if not held.startswith(b"\r\n", end - 2) or (self._at is _At.START and end != 2):
+            return self._lose()
+        end -= 2
         if self._at is _At.MODEL:
             if end - 2 > _MAX_MODEL_BYTES:
-                self._lose_above(0)
-                return False
+                return self._lose()
             self._found.add(held[2:end])
         self._at = _At.HEAD
-        self._held = held[end + len(self._delimiter) :]
+        self._held = held[end + len(delimiter) :]
         return True
+
+    def _head(self) -> bool:
+        """Reads the head of a part, which begins behind its delimiter."""
+        held = self._held
+        if held.startswith(b"--"):
+            self._at = _At.END
+            return True
+        if not held.startswith(b"\r\n"[: len(held)]) and held != b"-":
+            return self._lose()
+        end = held.find(b"\r\n\r\n")
+        if end < 0:
+            self._lose_above(_MAX_HEAD_BYTES)
+            return False
+        lines = held[2:end].split(b"\r\n")
+        named = [match for line in lines if (match := _DISPOSITION.fullmatch(line)) is not None]
+        others = sum(_OTHER_FIELD.fullmatch(line) is not None for line in lines)
+        if len(named) != 1 or others != len(lines) - 1:
+            return self._lose()
+        name, bare_name, filename = named[0].groups()
+        is_model = (name or bare_name or b"").lower() == b"model"
+        self._at = _At.MODEL if is_model and filename is None else _At.CONTENT
+        self._held = held[end + 2 :]  # a part without content ends with the line end of its head
+        return True
+
+    def _lose(self) -> bool:
+        self._lose_above(-1)
+        return False
 
     def _lose_above(self, limit_bytes: int) -> None:
         if len(self._held) > limit_bytes:

@@ -47,7 +47,7 @@ def test_it_is_found_wherever_it_stands_and_however_the_form_is_cut(form: bytes)
         (part("model", b"") + END, ""),
         (part("model", b"m" * 1000) + END, None),
         (part("models", b"x") + END, None),
-        (b"preamble\r\n" + MODEL + END, "whisper-1"),
+        (b"preamble\r\n" + MODEL + END, None),
         (b"", None),
     ],
 )
@@ -66,3 +66,47 @@ def test_any_bytes_are_borne_within_bounds(pieces: list[bytes]) -> None:
     for piece in pieces:
         form.feed(piece)
         assert len(form._held) < 9000
+
+
+CHEAP, DEAR = part("model", b"cheap"), part("model", b"dear")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        # By a reader that takes a delimiter only where its line ends with it, the file ends after both.
+        part("file", b"x\r\n--abcd\r\nContent-Disposition: form-data; filename=y\r\n" + DEAR, "a") + CHEAP + END,
+        (DEAR + part("file", b"x", "a")).replace(b"\r\n", b"\n") + CHEAP + END,
+        b"preamble\r\n" + CHEAP + END,
+        CHEAP + b"--abc\nContent-Disposition: form-data; name=model\n\ndear\n" + END,
+        CHEAP + DEAR.replace(b' name="model"', b" name*=utf-8''model") + END,
+        CHEAP + DEAR.replace(b' name="model"', b'\r\n name="model"') + END,
+        CHEAP + DEAR.replace(b'name="model"', b'name="m\\odel"') + END,
+        CHEAP + DEAR.replace(b"Content-", b'Content-Disposition: form-data; name="a"\r\nContent-', 1) + END,
+        CHEAP + DEAR.replace(b"form-data;", b'form-data; x="; name=a";') + END,
+    ],
+)  # fmt: skip
+def test_a_form_that_may_be_read_in_two_ways_names_no_model(form: bytes) -> None:
+    for size in (1, 7, len(form)):
+        assert found(*(form[i : i + size] for i in range(0, len(form), size))) is None
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; xboundary=abc; boundary=xyz",
+        "multipart/form-data; boundary=abc; boundary=xyz",
+        'multipart/form-data; x="; boundary=abc"; boundary=xyz',
+        "multipart/form-data; boundary=abc; boundary*=utf-8''xyz",
+        f"multipart/form-data; boundary=abc{'c' * 70}",
+    ],
+)
+def test_a_boundary_that_may_be_another_is_none(content_type: str) -> None:
+    assert found(CHEAP + END, content_type=content_type) is None
+
+
+def test_what_clients_write_into_heads_is_borne() -> None:
+    file = part("file", b"x", "a").replace(b"\r\n\r\n", b"\r\nContent-Type: audio/mpeg\r\nContent-Length: 1\r\n\r\n", 1)
+    accented = part("file", b"x", "a").replace(b'filename="a"', b"filename*=UTF-8''%e2%82%ac.mp3")
+    bare = CHEAP.replace(b'"model"', b"model").replace(b"Content-Disposition", b"content-disposition")
+    assert found(file + accented + bare + END + b"an epilogue") == "cheap"
