@@ -10,9 +10,10 @@ from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from gateway.store import SqliteStore, open_store
-from gateway.store.interface import Hold, Settlement
+from gateway.store.interface import Charged, Hold, Settlement
 from gateway.store.sqlite_writer import Writer
 from gateway.types import Account
 from tests.books import check_books, rows
@@ -82,6 +83,17 @@ async def test_a_call_that_comes_while_the_thread_turns_to_another_does_not_keep
     used_s = time.process_time()
     await asyncio.sleep(0.5)
     assert time.process_time() - used_s < 0.1
+
+
+async def test_an_address_that_is_no_text_keeps_no_hold_and_its_call_is_charged(
+    store: SqliteStore, path: Path, acme: Account
+) -> None:
+    store.accounts.top_up("acme", 100)
+    record = replace(new_record(acme.id), client_ip="\udcff", charge_micros=7, shortfall_micros=0)
+    await store.hold(replace(hold_of(acme, record.id), client_ip="\udcff", amount_micros=9))
+    assert await store.settle(Settlement(record)) == Charged(7, 0)
+    assert rows(path, "SELECT call_id FROM holds") == []
+    assert store.calls() == [replace(record, client_ip="?")]
 
 
 @pytest.mark.parametrize("woken", [False, True])

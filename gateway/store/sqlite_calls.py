@@ -58,9 +58,9 @@ def is_logged(connection: apsw.Connection, record: CallRecord) -> bool:
 
 
 def encodable(record: CallRecord) -> CallRecord:
-    """A lone surrogate in what a client wrote must not keep its call out of the log."""
-    method, model = encodable_text(record.method), record.model
-    return replace(record, method=method, model=None if model is None else encodable_text(model))
+    """A lone surrogate in what a client, or a proxy of its, wrote must not keep its call out of the log."""
+    method, model, client_ip = encodable_text(record.method), record.model, encodable_text(record.client_ip)
+    return replace(record, method=method, model=None if model is None else encodable_text(model), client_ip=client_ip)
 
 
 def encodable_text(text: str) -> str:
