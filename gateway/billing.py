@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
+from gateway.amounts import amount_text
 from gateway.charging import NOTHING, Price, Prices, Use, greatest_use
 from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
 from gateway.errors import GatewayError
@@ -211,7 +212,10 @@ class Billing:
             await self.books.hold(hold)
         except InsufficientBalanceError:
             bill.held_micros = None
-            raise GatewayError("4016", "the balance does not cover what the call may cost") from None
+            most = amount_text(amount)
+            raise GatewayError(
+                "4016", f"the call may cost {most}, which the balance does not cover; a lower max_tokens holds less"
+            ) from None
         except KeyTakenError:
             bill.held_micros = None
             raise key_in_use() from None
