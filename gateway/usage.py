@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from gateway.types import Arguments, Usage
+from gateway.arguments import with_members, without_members
+from gateway.types import Arguments, JsonValue, Usage
 
 MAX_TOKENS: Final = 10**12
 """More is nonsense, and is counted as so many."""
@@ -74,13 +75,9 @@ def tokens_used(usage: Usage | None) -> int:
 def asking_usage(arguments: Arguments) -> bytes:
     """The text of a stream's arguments with `stream_options.include_usage`; all else in it stays as it was written."""
     options = arguments.values.get("stream_options")
-    asked = {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
-    member = b'"stream_options":' + orjson.dumps(asked)
-    if "stream_options" not in arguments.values:
-        return b"{" + member + b"," + arguments.text.strip(b" \t\r\n")[1:]
-    members = msgspec.json.decode(arguments.text, type=dict[str, msgspec.Raw])
-    rest = [orjson.dumps(name) + b":" + bytes(text) for name, text in members.items() if name != "stream_options"]
-    return b"{" + b",".join([*rest, member]) + b"}"
+    asked: JsonValue = {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+    rest = without_members(arguments, frozenset({"stream_options"}))
+    return with_members(rest, {"stream_options": orjson.dumps(asked)}, {"stream_options": asked}).text
 
 
 class _Answer(msgspec.Struct):

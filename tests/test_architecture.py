@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("__init__", "amounts", "errors", "minute", "running", "sweeping"),
     ("types",),
+    ("arguments",),
     ("client_side", "credentials", "form_model", "ids", "login_guard", "page_tokens", "request_head", "sse", "usage"),
     ("config_checks", "config_values", "hookspecs", "methods", "progress"),
     ("config",),

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 import orjson
 
+from gateway.arguments import members_of, with_members, without_members
 from gateway.credentials import Credentials
 from gateway.errors import GatewayError
 from gateway.formatting import NotJson, check_json, read_object
@@ -26,7 +27,6 @@ from gateway.fronts.reading import (
     idempotency_key,
     split_pairs,
     with_default_model,
-    with_members,
 )
 from gateway.methods import TEXT_ARGUMENTS, TEXT_OR_LIST_ARGUMENTS, Method, check_name, check_required, known_method
 from gateway.request_head import RequestHead
@@ -343,10 +343,11 @@ def _arguments(parameters: _Parameters) -> Arguments:
     arguments = parameters.body or NO_ARGUMENTS
     if text:
         raw = text.encode()
-        named = _without_own(Arguments(raw, _o_args(raw)))
+        # Its own parameters, which a confused caller may have put among them, have no meaning there.
+        named = without_members(Arguments(raw, _o_args(raw)), OWN_PARAMETERS)
         if parameters.body is None and not parameters.flat:
             return named
-        extra = _members(arguments, named.values)
+        extra = members_of(arguments, named.values)
         arguments = with_members(named, extra, {name: orjson.loads(value) for name, value in extra.items()})
     if parameters.flat:
         extra = {name: value for name, value in parameters.flat.items() if name not in arguments.values}
@@ -354,27 +355,11 @@ def _arguments(parameters: _Parameters) -> Arguments:
     return arguments
 
 
-def _without_own(arguments: Arguments) -> Arguments:
-    """Arguments without the gateway's own parameters, which a confused caller may have put among them."""
-    if OWN_PARAMETERS.isdisjoint(arguments.values):
-        return arguments
-    kept = _members(arguments, dict.fromkeys(OWN_PARAMETERS))
-    return with_members(NO_ARGUMENTS, kept, {name: arguments.values[name] for name in kept})
-
-
 def _o_args(raw: bytes) -> dict[str, JsonValue]:
     try:
         return read_object(raw)
     except GatewayError as error:
         raise GatewayError("4003", f"_o_args: {error.reason}", param="_o_args") from None
-
-
-def _members(arguments: Arguments, taken: Mapping[str, JsonValue]) -> dict[str, bytes]:
-    """The members of an object as JSON texts, without those whose names are taken."""
-    if not arguments.values:
-        return {}
-    members = msgspec.json.decode(arguments.text, type=dict[str, msgspec.Raw])
-    return {name: bytes(text) for name, text in members.items() if name not in taken}
 
 
 def _wrong_value(own: Mapping[str, str], known: Known) -> GatewayError | None:

@@ -10,10 +10,11 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from gateway.arguments import with_members
 from gateway.credentials import Credentials
 from gateway.errors import GatewayError
 from gateway.fronts.client import SMALL_BODY_BYTES
-from gateway.types import Account, Arguments, Call, JsonValue, PerCall
+from gateway.types import Account, Arguments, Call, PerCall
 
 MAX_PARAMETERS = 1000
 
@@ -122,19 +123,6 @@ def unquoted(raw: bytes) -> bytes:
         if len(decoded) == len(raw) - 2 * escapes:
             return decoded
     return unquote_to_bytes(raw)
-
-
-def with_members(arguments: Arguments, members: Mapping[str, bytes], values: Mapping[str, JsonValue]) -> Arguments:
-    """Arguments with members added in front; the text that the client wrote stays as it is.
-
-    `members` are JSON texts, none of a name that the arguments have; `values` are the same, parsed.
-    """
-    if not members:
-        return arguments
-    added = b",".join(orjson.dumps(name) + b":" + text for name, text in members.items())
-    rest = arguments.text.strip(b" \t\r\n")[1:]
-    text = b"{" + added + (b"," if arguments.values else b"") + rest
-    return Arguments(text, {**values, **arguments.values})
 
 
 def with_default_model(arguments: Arguments, method: str, defaults: Mapping[str, str]) -> Arguments:
