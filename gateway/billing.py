@@ -127,7 +127,7 @@ class Bill:
                 images = greatest_use(price, self.call).images if meter.images is None else meter.images
                 estimated = meter.images is None
         if usage is None and self.counts_tokens:
-            usage = self._estimate(counter, streamed=streamed)
+            usage = self._estimate(counter, meter)
             estimated = estimated or (price is not None and price.counts_tokens)
         milliseconds = self._milliseconds
         if price is not None and price.per_second and not milliseconds:
@@ -135,10 +135,10 @@ class Bill:
             estimated = True
         return Use(usage, images, milliseconds, estimated)
 
-    def _estimate(self, counter: TokenCounter, *, streamed: bool) -> Usage:
+    def _estimate(self, counter: TokenCounter, meter: Meter | None) -> Usage:
         completion = 0
-        if streamed and self.watch is not None and self.watch.meter is not None:
-            completion = self.watch.meter.delivered_tokens
+        if meter is not None:
+            completion = meter.delivered_tokens
         elif self._whole is not None:
             completion = completion_tokens(counter, self.call.method, self._whole)
         return Usage(prompt_tokens(counter, self.call.method, self.call.arguments), completion)

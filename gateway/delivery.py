@@ -42,10 +42,7 @@ class Delivery:
         refuse_unusable(head)
         fields = self._passed_fields(head)
         if head.status >= 300:
-            answer = await self._whole(link, head, fields)
-            if progress.settler is not None:
-                _note(progress.settler, answer)
-            await writer.whole(answer)
+            await writer.whole(await self._whole(link, head, fields, progress.settler))
         elif head.media_type == EVENTS:
             if call.lang is not None:
                 progress.translate_status = UNAVAILABLE  # streams are delivered as the upstream wrote them
@@ -55,9 +52,7 @@ class Delivery:
         elif head.media_type == b"text/html":
             raise GatewayError("4002", "the upstream answered with a web page")
         else:
-            answer = await self._whole(link, head, fields)
-            if progress.settler is not None:
-                _note(progress.settler, answer)
+            answer = await self._whole(link, head, fields, progress.settler)
             if call.lang is not None and answer.json is not None and not _asks_for_json(call):
                 answer = await self._translated(answer, answer.json, call, progress)
             await writer.whole(answer)
@@ -72,9 +67,7 @@ class Delivery:
         fields, content_type = self._passed_fields(head), head.content_type.decode("latin-1")
         relayed = head.status < 300 and (head.media_type == EVENTS or is_file(head, call))
         if not relayed:
-            answer = await self._whole(link, head, fields)
-            _note(settler, answer)
-            return answer.code
+            return (await self._whole(link, head, fields, settler)).code
         watch = settler.bill.watch
         if watch is None:  # its delivery had not begun
             watch = settler.watch_stream(link.fail) if head.media_type == EVENTS else settler.watch_file()
@@ -90,14 +83,17 @@ class Delivery:
         settler.keep(head.status, content_type, fields, watch.kept)
         return SUCCESS
 
-    async def _whole(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> Whole:
-        """The whole answer, once it is known to be what it says."""
+    async def _whole(self, link: UpstreamConnection, head: ResponseHead, fields: str, settler: Settler | None) -> Whole:
+        """The whole answer, once it is known to be what it says; as the upstream wrote it, it is what is settled."""
         body = link.whole_body(self.max_answer_bytes)
         if body is None:
             body = await link.read(self.max_answer_bytes)
         code = SUCCESS if head.status < 300 else NO_RESULT
         json = body if is_json(body, head) else None
-        return Whole(code, head.status, head.content_type.decode("latin-1"), body, json, fields)
+        answer = Whole(code, head.status, head.content_type.decode("latin-1"), body, json, fields)
+        if settler is not None:
+            settler.note_whole(answer.status, answer.content_type, fields, body, json)
+        return answer
 
     async def _translated(self, answer: Whole, text: bytes, call: Call, progress: Progress) -> Whole:
         account = progress.account.name if progress.account is not None else ""
@@ -110,11 +106,6 @@ class Delivery:
         """The upstream's headers that a client may see, as lines."""
         lines = head.lines(self.pass_headers)
         return b"\r\n".join((*lines, b"")).decode("latin-1") if lines else ""
-
-
-def _note(settler: Settler, answer: Whole) -> None:
-    """Takes an answer to account as the upstream wrote it: what is translated afterwards is another one."""
-    settler.note_whole(answer.status, answer.content_type, answer.fields, answer.body, answer.json)
 
 
 def refuse_unusable(head: ResponseHead) -> None:

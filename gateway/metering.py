@@ -273,11 +273,6 @@ class Watch:
         self._keep_limit = keep_limit_bytes
         self.noted: Callable[[], None] | None = None  # called after each piece
 
-    @property
-    def sieves(self) -> bool:
-        """Whether the event that tells the usage stays here."""
-        return self._sieve is not None
-
     def feed(self, payload: bytes) -> bytes:
         """What of a piece goes on to the client: `payload` itself where that is all of it."""
         if self.meter is not None:

@@ -249,7 +249,6 @@ class Road:
                 status = 200 if progress.front == "custom" else error.code.native_status
                 await progress.settler.settle(client.sent_status or status, client.sent_bytes)
         if client.sent_status:  # too late to say anything: the connection must not look whole
-            progress.outcome = error.code
             progress.cut = True
             client.cut_off()
             return

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import apsw
+from msgspec.structs import replace
 
 from gateway.running import Waiter
 from gateway.store import sqlite_ledger
@@ -29,8 +30,7 @@ log = logging.getLogger(__name__)
 _IMPOSSIBLE = (apsw.ConstraintError, TypeError, ValueError, OverflowError)
 """Errors of one item, which another attempt would only meet again. Any other error is the database's."""
 
-
-_CROWD = 4
+_CROWD = 4  # so many who wait for a commit make it worth gathering
 _LONGEST_PAUSE_S = 0.25  # between two attempts, while somebody waits
 
 
@@ -321,16 +321,7 @@ class Writer:
         record = plain.record if isinstance(plain, Settlement | Correction) else plain
         if isinstance(record, CallRecord):
             if isinstance(error, UnicodeEncodeError) and encodable(record) != record:
-                mended = encodable(record)
-                if isinstance(plain, Settlement):
-                    settlement = Settlement(mended, plain.answer, plain.keyed, plain.keeps_key)
-                    if isinstance(item, Op):
-                        item.item = settlement
-                    else:
-                        item = settlement
-                else:
-                    item = mended
-                self._write(connection, [item])
+                self._write(connection, [_encodable(item)])
                 return
             if is_logged(connection, record):  # an earlier attempt came this far
                 return
@@ -367,6 +358,17 @@ class Writer:
             rest = [pair for pair in work.settlements if pair[0].record.id in late]
             work.settle(sqlite_ledger.settle(connection, balances, [each for each, _ in rest], at_us), rest)
         balances.write()
+
+
+def _encodable(item: Item | Op) -> Item | Op:
+    """A settlement or a finished call whose record can be written; whoever waits for it still does."""
+    if isinstance(item, Op) and isinstance(item.item, Settlement):
+        item.item = replace(item.item, record=encodable(item.item.record))
+    elif isinstance(item, Settlement | Correction):
+        return replace(item, record=encodable(item.record))
+    elif isinstance(item, CallRecord):
+        return encodable(item)
+    return item
 
 
 class _Work:
