@@ -48,14 +48,15 @@ class TranslatorSpec:
     """A `lang`.
 
     `tag` is the language's BCP 47 tag. `is_already` decides locally, in microseconds, that a text needs no work.
-    `translate` returns as many texts as it was given, in their order; if it raises or returns anything else, the
-    source texts are delivered and the answer says so.
+    `translate` returns as many texts as it was given, in their order, None for one that stays as it is; most await
+    `context.engine(texts, tag)`. If it raises or returns anything else, the source texts are delivered, and the answer
+    says so.
     """
 
     name: str
     tag: str
     is_already: Callable[[str], bool]
-    translate: Callable[[Sequence[str], TranslationContext], Awaitable[Sequence[str]]]
+    translate: Callable[[Sequence[str], TranslationContext], Awaitable[Sequence[str | None]]]
 
 
 class MethodContext(Protocol):

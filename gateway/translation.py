@@ -54,10 +54,13 @@ async def translate_answer(
         sources = [source for source, _ in places]
         async with asyncio.timeout(deadline_s):
             results = list(await translator.translate(sources, context))
-        if len(results) != len(sources) or not all(isinstance(result, str) for result in results):
+        if len(results) != len(sources) or not all(isinstance(result, str | None) for result in results):
             raise ValueError("the translator did not return one text for each")
         for (_, put), result in zip(places, results, strict=True):
-            put(result)
+            if result is not None:
+                put(result)
+        if all(result is None for result in results):
+            return text, FAILED
         return orjson.dumps(answer), TRANSLATED
     except (Exception, SystemExit, asyncio.CancelledError) as error:  # a plugin: whatever it does, the answer goes out
         if isinstance(error, asyncio.CancelledError) and is_cancelled():

@@ -5,7 +5,7 @@ Nothing here does I/O or knows of HTTP, SQL or a configuration file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, TypeAlias
@@ -121,13 +121,28 @@ class Call(PerCall, frozen=True):
     client_ip: str = ""
 
 
+class TranslationFailed(Exception):  # noqa: N818  # a finding about texts that stay as they are, not a fault of ours
+    """Texts could not be translated. Its own text is the reason, for the operator; it quotes nothing of theirs."""
+
+
+async def no_engine(texts: Sequence[str], tag: str) -> Sequence[str | None]:
+    """The engine where none is configured."""
+    raise TranslationFailed("no engine is configured")
+
+
 @dataclass(frozen=True, slots=True)
 class TranslationContext:
-    """What a translator may know of the call whose texts it is given."""
+    """What a translator may know of the call whose texts it is given, and the engine that it may use.
+
+    `engine` takes texts and the BCP 47 tag of the language they are wanted in, and returns as many: None for one that
+    it has no good translation of. It raises TranslationFailed where it has none at all. Marks like `⟦1⟧` in a text
+    stand for what must not be translated, and belong into the translation.
+    """
 
     method: str
     request_id: str
     account: str
+    engine: Callable[[Sequence[str], str], Awaitable[Sequence[str | None]]] = no_engine
 
 
 class Usage(PerCall, frozen=True):
