@@ -1,0 +1,38 @@
+"""`lang=en`: answers in English. What is English is told by its words; the translation is the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.hookspecs import TranslatorSpec, hookimpl
+from gateway.types import TranslationContext
+
+from ._latin import count_words
+from ._scripts import CYRILLIC_WORD, foreign_words, in_every_part
+
+_TAG = "en"
+
+
+@hookimpl
+def gateway_translators() -> list[TranslatorSpec]:
+    return [TranslatorSpec("en", _TAG, is_already, translate)]
+
+
+def is_already(text: str) -> bool:
+    """Whether a text is English. Latin letters pass for English until something speaks for another language."""
+    return in_every_part(text, _is_english)
+
+
+async def translate(texts: Sequence[str], context: TranslationContext) -> Sequence[str | None]:
+    return await context.engine(texts, _TAG)
+
+
+def _is_english(part: str) -> bool:
+    words = count_words(part)
+    foreign = 0.0 if part.isascii() else foreign_words(part) + len(CYRILLIC_WORD.findall(part))
+    if foreign * 4 > words.all:
+        return False
+    if words.other * 2 > words.english:
+        return False
+    # No word of a list is known: English of some length always has one.
+    return words.plain < 4 or (words.english + words.english_like) * 8 >= words.plain
