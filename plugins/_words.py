@@ -32,6 +32,9 @@ ENGLISH = frozenset(
     words name names number numbers sum size example examples question questions answer answers problem problems issue
     issues reason reasons idea ideas step steps case cases kind kinds lot lots bit pair list lists item items value
     values key keys field fields file files folder page pages user users text code error errors warning message messages
+    wrote written made said went came took gave found knew thought told got ran became began built bought brought caught
+    felt heard held kept led lost met paid sat saw sent slept sold spoke spent stood taught won grew fell drove broke chose
+    ago million billion midnight password username account accounts confirm variety drew flew worked looked asked called helped started stopped turned moved lived wanted liked opened closed
     request requests response result results output input function functions variable loop string query queries table
     tables row rows column server servers client update updated download install water food meal bread dough egg eggs
     milk cheese chicken rice salt sugar oil butter flour cup spoon pan oven ingredients book books letter letters letter

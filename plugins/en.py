@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gateway.hookspecs import TranslatorSpec, hookimpl
 from gateway.types import TranslationContext
 
-from ._latin import count_words
+from ._latin import count_words, looks_english
 from ._scripts import CYRILLIC_WORD, foreign_words, in_every_part
 
 _TAG = "en"
@@ -32,7 +32,7 @@ def _is_english(part: str) -> bool:
     foreign = 0.0 if part.isascii() else foreign_words(part) + len(CYRILLIC_WORD.findall(part))
     if foreign * 4 > words.all:
         return False
-    if words.other * 2 > words.english:
-        return False
-    # No word of a list is known: English of some length always has one.
-    return words.plain < 4 or (words.english + words.english_like) * 8 >= words.plain
+    left = words.english - words.other * 2
+    if left < 0 or left >= len(words.unknown):
+        return left >= 0
+    return left >= sum(not looks_english(word) for word in words.unknown)

@@ -13,9 +13,16 @@ from ._scripts import CYRILLIC_WORD, foreign_words, in_every_part
 from ._words import OTHER_CYRILLIC, RUSSIAN
 
 _TAG = "ru"
-# Letters that Russian lacks, and its hard sign where it has none.
-_OTHER_LETTERS = re.compile("[^а-яё'’ʼ]|ъ(?![еёюя])|['’ʼ]")
-_RUSSIAN_LETTERS = re.compile("[ыэё]")
+# Letters that Russian lacks; its hard sign where it has none; clusters and endings of its neighbours.
+_OTHER_SHAPE = re.compile(
+    "[^а-яё]|ъ(?![еёюя])|ъ$|[бвгджзклмнпрстфхцчшщ]р[бвгджзклмнпстфхцчшщ]|шч|дз[ьея]|цца|[бвгджзклмнпстфцчш]э"
+    "|.(?:ння|ття|ість|увати|ують|ють|ський|ської|ському|цький|зький)$"
+    "|..(?:ият|стта|нето|ството|овете|ваме|вате|ване|ането|цата|ува|уваат|иран[аио]?|ць|ски[яй]т)$"
+)
+_RUSSIAN_SHAPE = re.compile(
+    "[ыэё]|.(?:ть|ться|тся|[ыио]й|ая|яя|[оеыи]е|[ое]го|[ое]му|[ыи]х|[оеыи]м|[ая]ми|ост[ьи]|[ая]ни[ея]|ени[ея]|ци[яи]|[ое]в)$"
+)
+_LONG = 4  # words
 
 
 @hookimpl
@@ -40,18 +47,12 @@ def _is_russian(part: str) -> bool:
     latin = count_words(part)
     if foreign * 3 + latin.english * 2 + latin.other * 2 > len(words) or latin.plain > len(words) * 2:
         return False
-    other, russian = _count(words)
-    return not other or other < russian
-
-
-def _count(words: Sequence[str]) -> tuple[int, int]:
-    """How many words speak for another language, and how many for Russian."""
-    other = russian = 0
-    for word in words:
-        if word in RUSSIAN:
-            russian += 1
-        elif word in OTHER_CYRILLIC or _OTHER_LETTERS.search(word):
-            other += 1
-        else:
-            russian += _RUSSIAN_LETTERS.search(word) is not None
-    return other, russian
+    unknown = [word for word in words if word not in RUSSIAN]
+    neutral = [word for word in unknown if word not in OTHER_CYRILLIC and not _OTHER_SHAPE.search(word)]
+    russian, other = len(words) - len(unknown), len(unknown) - len(neutral)
+    if other * 4 > len(words):
+        return False
+    if other < russian or (not other and len(words) < _LONG):
+        return True
+    # No frequent word tells: some length of Russian has its endings, where Kyrgyz or Mongolian may have no letter else.
+    return other < russian + sum(_RUSSIAN_SHAPE.search(word) is not None for word in neutral)
