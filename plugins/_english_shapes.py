@@ -1,4 +1,4 @@
-"""Runs of three letters that English words have, `_` for a word's edge: each entry is two letters and what may follow.
+"""Runs of three letters in English words, `_` for a word's edge: an entry is two letters and what may follow.
 
 tests/data/make_english_shapes.py writes this file, from the documentation of Python's standard library.
 """

@@ -1,4 +1,4 @@
-"""Latin text: how many of its words are English, how many another language's, how many names. Shared by the languages."""
+"""Latin text: how many of its words are English, another language's, names. Shared by the languages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ _LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _CONTRACTION = re.compile(r".*(?:n['’]t|['’](?:re|ll|ve|d|m|s))")
 _ELISION = re.compile(r"(?:[ldjcnsmt]|qu|un|all|dell|nell|sull|dall|quell)['’][a-zà-öø-ɏ]")
 _GERMAN_NOUN = re.compile("[A-ZÄÖÜ][a-zäöüß]{3,}(?:ung|ungen|heit|keit|schaft|lich|isch)")
-_PARTICLES = frozenset("al bin da das de del della der di do dos du el la le of ter van von y und zu".split())
+_PARTICLES = frozenset(
+    {"bin", "da", "das", "de", "del", "della", "der", "di", "do", "dos", "du", "la", "ter", "van", "von"}
+)
 _SHAPES = frozenset(entry[:2] + after for entry in FOLLOWERS.split() for after in entry[2:])
 
 
 @dataclass(frozen=True, slots=True)
 class LatinWords:
-    """Counts of words by what they speak for, and the words that no list knows and that are no names, in small letters."""
+    """Counts of words by what they speak for; `unknown` are those in no list that are no names, in small letters."""
 
     all: int
     english: int

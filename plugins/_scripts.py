@@ -33,16 +33,15 @@ KANA_BESIDE_HAN = re.compile(f"[{_HAN}][{_KANA}]|[{_KANA}][{_HAN}]")
 _SIGNS = re.compile(f"[{_HAN}{_KANA}{_HANGUL}]+")
 # A Greek letter alone is a formula's.
 _FOREIGN = re.compile(f"[^\\W\\d_{_LATIN}{_CYRILLIC}{_NEUTRAL}\u0370-\u03ff]+|[\u0370-\u03ff]{{2,}}")
-_QUOTES = re.compile("“[^“”]{1,60}”|\"[^\"\n]{1,60}\"|«[^«»]{1,60}»|„[^„“”]{1,60}[“”]|「[^「」]{1,60}」|『[^『』]{1,60}』")
+_QUOTES = re.compile('“[^“”]{1,60}”|"[^"\n]{1,60}"|«[^«»]{1,60}»|„[^„“”]{1,60}[“”]|「[^「」]{1,60}」|『[^『』]{1,60}』')
 _BRACKETS = re.compile(r"\([^()]{1,60}\)|（[^（）]{1,60}）")
-_LETTER = re.compile(r"[^\W\d_]")
 _LETTERS_OF_A_WORD = 5
 _SIGNS_OF_A_WORD = 2  # of Chinese, Japanese and Korean writing
 
 
 def in_every_part(text: str, judge: Callable[[str], bool]) -> bool:
     """Whether a text's every part passes. Nothing is asked about a text without letters, and it passes."""
-    return all(judge(part) for part in _parts(text) if _LETTER.search(part))
+    return all(judge(part) for part in _parts(text) if _has_letters(part))
 
 
 def count(letters: re.Pattern[str], text: str) -> int:
@@ -53,8 +52,14 @@ def count(letters: re.Pattern[str], text: str) -> int:
 def foreign_words(text: str) -> float:
     """About how many words there are in scripts other than Latin and Cyrillic."""
     letters = "".join(_FOREIGN.findall(text))
+    if not letters.isalpha():  # ½ and ② are `\w` too
+        letters = "".join(filter(str.isalpha, letters))
     signs = count(_SIGNS, letters)
     return signs / _SIGNS_OF_A_WORD + (len(letters) - signs) / _LETTERS_OF_A_WORD
+
+
+def _has_letters(text: str) -> bool:
+    return any(map(str.isalpha, text))
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -78,4 +83,4 @@ def _without_quotes(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     rest = _BRACKETS.sub(" ", _QUOTES.sub(" ", text))
-    return rest if rest == text or _LETTER.search(rest) else text
+    return rest if rest == text or _has_letters(rest) else text

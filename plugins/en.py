@@ -1,4 +1,4 @@
-"""`lang=en`: answers in English. What is English is told by its words; the translation is the engine's."""
+"""`lang=en`: answers in English. Its words tell what is English; the engine translates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lang=ru`: answers in Russian. It is told from its neighbours by letters and words; the translation is the engine's."""
+"""`lang=ru`: answers in Russian. Letters and words tell it from its neighbours; the engine translates."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ LAYERS = (
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
 OPEN_TO_PLUGINS = {"gateway.hookspecs", "gateway.types"}
-THIRD_PARTY_OF_PLUGINS = {"dicttoxml", "orjson", "phpserialize"}
+THIRD_PARTY_OF_PLUGINS = {"dicttoxml", "opencc", "orjson", "phpserialize"}
 
 
 def module_name(file: Path) -> str:

@@ -1,6 +1,6 @@
 """Writes plugins/_english_shapes.py anew: the runs of three letters in the English of Python's own documentation.
 
-Run it from the checkout's root, `python tests/data/make_english_shapes.py`; another Python gives a few runs more or less.
+Run it from the checkout's root; another Python gives a few runs more or less.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGET = Path("plugins/_english_shapes.py")
 PROSE = re.compile(r"(?<![\w.`'*<-])[A-Za-z]?[a-z]{2,}(?=[\s,;:)]|\.\s)")
 LEAST_OFTEN = 3
 LINE = 110
-HEAD = '''"""Runs of three letters that English words have, `_` for a word's edge: each entry is two letters and what may follow.
+HEAD = '''"""Runs of three letters in English words, `_` for a word's edge: an entry is two letters and what may follow.
 
 tests/data/make_english_shapes.py writes this file, from the documentation of Python's standard library.
 """
