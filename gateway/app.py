@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+import orjson
 from aiohttp import web
 
 from gateway.accounts import AccountDirectory
 from gateway.billing import Billing
-from gateway.charging import Prices
+from gateway.charging import Prices, translation_price
 from gateway.config import LogSettings, Settings, UpstreamSettings, api_key
 from gateway.delivery import Delivery
 from gateway.errors import ERROR_CODES, ConfigurationError
@@ -45,7 +46,10 @@ from gateway.server import SENT, SENT_LAST, ClientConnection, Server
 from gateway.store.counting import Days
 from gateway.store.sqlite import CHECK_LIMIT_S, SqliteStore, open_store
 from gateway.tokens import counter_of
-from gateway.translation import languages
+from gateway.translation.answers import languages
+from gateway.translation.engines import ChatEngine, Engine, LibreTranslateEngine, Service
+from gateway.translation.interpreter import Interpreter
+from gateway.translation.stage import Translation
 from gateway.upstream.head import lines_named
 from gateway.upstream.pool import Deadlines, Pool
 from gateway.upstream.request import target_of
@@ -167,7 +171,10 @@ def _cors(request: RequestHead, origins: tuple[str, ...]) -> str:
     if not origin or ("*" not in origins and origin not in origins):
         return "Vary: Origin\r\n"
     allowed = "*" if "*" in origins else origin
-    exposed = "X-Request-Id, X-Last-Id, X-Error-Code, X-Cache, X-Translate-Status, Server-Timing, Retry-After"
+    exposed = (
+        "X-Request-Id, X-Last-Id, X-Error-Code, X-Cache, X-Translate-Status, X-Prompt-Translate-Status, Server-Timing,"
+        " Retry-After"
+    )
     return f"Access-Control-Allow-Origin: {allowed}\r\nAccess-Control-Expose-Headers: {exposed}\r\nVary: Origin\r\n"
 
 
@@ -208,7 +215,8 @@ async def serve(
         stack.push_async_callback(accounts.stop)
         upstream = _open_upstream(_upstream(settings), key)
         stack.callback(upstream.pool.close)
-        road = _road(settings, plugins, accounts, upstream, store)
+        translation = Translation(plugins.translators, _interpreter(settings, stack), settings.translation)
+        road = _road(settings, plugins, accounts, upstream, store, translation)
         application = Application(settings, road)
         stack.push_async_callback(application.finish)
         server = Server(application.handle, application.handle_plain, settings.server)
@@ -267,20 +275,33 @@ async def _drain(application: Application, server: Server, site: web.BaseSite, l
 
 
 def _road(
-    settings: Settings, plugins: Plugins, accounts: AccountDirectory, upstream: Upstream, store: SqliteStore
+    settings: Settings,
+    plugins: Plugins,
+    accounts: AccountDirectory,
+    upstream: Upstream,
+    store: SqliteStore,
+    translation: Translation,
 ) -> Road:
     defaults = settings.defaults
     langs = languages(plugins.translators)
+    if settings.translation.enforce_default and defaults.lang not in plugins.translators:
+        raise ConfigurationError(f"translation.enforce_default: no translator for {defaults.lang!r} is loaded")
     if "json" not in plugins.formatters:
         raise ConfigurationError("plugins: the format json cannot be switched off; errors are written in it")
     limits = MemoryLimits(accounts.counts, Days(defaults.timezone))
     return Road(
-        known=Known(tuple(plugins.formatters), langs, defaults.model),
+        known=Known(
+            tuple(plugins.formatters),
+            langs,
+            defaults.model,
+            enforced_lang=defaults.lang if settings.translation.enforce_default else None,
+        ),
         methods=settings.methods,
         ids=CallIds(settings.server.node_id, microseconds_of(store.greatest_call_id())),
         accounts=accounts,
         upstream=upstream,
-        delivery=_delivery(_upstream(settings), plugins),
+        translation=translation,
+        delivery=_delivery(_upstream(settings), translation),
         writing=Writing(
             plugins.formatters,
             settings.formats,
@@ -304,19 +325,49 @@ def _billing(settings: Settings, store: SqliteStore) -> Billing:
     if prices:
         without = "refused" if charging.unpriced == "refused" else "free"
         LOG.info("calls that no price matches are %s (charging.unpriced)", without)
+        if settings.translation.engine != "none" and not settings.translation.charged:
+            LOG.info("what translations cost is not charged (translation.charged)")
     counter = counter_of(charging.tokenizer)
-    return Billing(prices, charging, settings.idempotency, _upstream(settings), counter, store)
+    translations = translation_price(settings.translation) if settings.translation.charged else None
+    return Billing(prices, charging, settings.idempotency, _upstream(settings), counter, store, translations)
 
 
-def _delivery(settings: UpstreamSettings, plugins: Plugins) -> Delivery:
+def _interpreter(settings: Settings, stack: contextlib.AsyncExitStack) -> Interpreter | None:
+    """The engine of translations; None where the operator wants none. Its connections are closed with the stack."""
+    translation = settings.translation
+    if translation.engine == "none":
+        return None
+    engine: Engine
+    if translation.engine == "upstream":
+        upstream = _upstream(settings, translation.upstream)
+        service = _service(upstream, api_key(upstream, os.environ), translation.timeout_s, stack)
+        arguments = orjson.loads(translation.arguments)
+        engine = ChatEngine(service, translation.model, arguments, counter_of(settings.charging.tokenizer).count)
+    else:
+        service = _service(
+            UpstreamSettings(name="libretranslate", base_url=translation.url), "", translation.timeout_s, stack
+        )
+        engine = LibreTranslateEngine(service, api_key(translation, os.environ), translation.codes)
+    return Interpreter(engine, translation_price(translation), translation.concurrency, translation.memory_bytes)
+
+
+def _service(settings: UpstreamSettings, key: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Service:
+    """An engine's service, with connections of its own: it may be slow without being in anyone's way."""
+    upstream = _open_upstream(settings, key)
+    stack.callback(upstream.pool.close)
+    return Service(upstream.target, upstream.pool, timeout_s)
+
+
+def _delivery(settings: UpstreamSettings, translation: Translation) -> Delivery:
     passed = lines_named(name.encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
-    return Delivery(plugins.translators, passed, settings.max_answer_bytes)
+    return Delivery(translation, passed, settings.max_answer_bytes)
 
 
-def _upstream(settings: Settings) -> UpstreamSettings:
+def _upstream(settings: Settings, name: str = "") -> UpstreamSettings:
+    """The upstream of this name, which the configuration was seen to have; the first without one."""
     if not settings.upstream:
         raise ConfigurationError("no upstream: set OPENAI_API_KEY, or name one in [[upstream]] of the configuration")
-    return settings.upstream[0]
+    return next((upstream for upstream in settings.upstream if upstream.name == name), settings.upstream[0])
 
 
 def _open_upstream(settings: UpstreamSettings, key: str) -> Upstream:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from gateway.amounts import amount_text
-from gateway.charging import NOTHING, Price, Prices, Use, greatest_use
+from gateway.charging import NOTHING, Price, Prices, Use, greatest_translation, greatest_use
 from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
 from gateway.errors import GatewayError
 from gateway.form_model import FormModel
@@ -154,9 +154,15 @@ class Billing:
     upstream: UpstreamSettings
     counter: TokenCounter
     books: Books
+    translations: Price | None = None  # what translating costs, where that is charged
 
-    def open(self, call_id: int, account: Account, call: Call, key: str | None, *, upload: bool) -> Bill | None:
-        """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price."""
+    def open(
+        self, call_id: int, account: Account, call: Call, key: str | None, *, upload: bool, with_prompt: bool = False
+    ) -> Bill | None:
+        """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price.
+
+        `with_prompt`: its prompt is translated too.
+        """
         price = self._price(account, call, upload=upload) if self.prices else None
         at_most_micros = 0
         if price is not None:
@@ -164,6 +170,9 @@ class Billing:
             at_most_micros = price.cost(greatest_use(price, call, running_tokens=running, upload=upload))
             if not at_most_micros:
                 price = None
+        if self.prices and self.translations is not None and (call.lang is not None or with_prompt):
+            at_most_micros += greatest_translation(self.translations, call, with_prompt=with_prompt)
+            price = price or (Price() if at_most_micros else None)
         if price is None and key is None and account.tokens_per_minute is None:
             return None
         bill = Bill(call_id, account, call, price, key)
@@ -263,10 +272,11 @@ class Billing:
     def _holds_running(self, call: Call) -> bool:
         return call.stream and self.charging.stream_hold == "running"
 
-    def total(self, bill: Bill, code: str, *, streamed: bool, begun: bool) -> tuple[Use, int]:
+    def total(self, bill: Bill, code: str, *, streamed: bool, begun: bool, translation: int) -> tuple[Use, int]:
         """What a call used and what it costs in millionths, by how it has ended (contract, sections 4 and 6).
 
-        `begun`: something of an answer was delivered, so that a code other than 0000 means that it broke off.
+        `translation` is what that cost in millionths. `begun`: something of an answer was delivered, so that a code
+        other than 0000 means that it broke off.
         """
         price = bill.price
         if code == "2000":
@@ -280,7 +290,7 @@ class Billing:
             return use, 0
         if cut_off and code != "4016" and self.upstream.upstream_cut == "nothing":
             return use, 0
-        return use, price.cost(use)
+        return use, price.cost(use) + (translation if self.translations is not None else 0)
 
     def settlement(self, bill: Bill, record: CallRecord) -> Settlement:
         """How a held call ends. What was charged keeps its key; a call that failed may be made again under it."""

@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 
 from gateway.amounts import amount_micros
-from gateway.config import PriceSettings
+from gateway.config import PriceSettings, TranslationSettings
 from gateway.types import Arguments, Call, JsonValue, PerCall, Usage
 
 MAX_TOKENS = 10_000_000
 """More tokens than any model takes or gives: what a caller names beyond is cut to it."""
 
+_SENTENCE_TOKENS = 16  # a short one
+_INSTRUCTION_TOKENS = 300
+_FRAME_TOKENS = 20
+_GROWTH = 2
 _MAX_COST = 2**62  # the store's integers have 64 bits
 _MAX_KNOWN = 4096  # results of look-ups that are remembered; callers choose models' names
 _MAX_NAME_CHARS = 256
@@ -65,6 +69,9 @@ class Price:
         )
         seconds = -(-use.milliseconds * self.per_second // 1000)
         return min(self.per_call + -(-thousandths // 1000) + use.images * self.per_image + seconds, _MAX_COST)
+
+
+_COUNTING = Price(per_1k_completion=1)
 
 
 class Use(PerCall, frozen=True):
@@ -154,6 +161,34 @@ def price_of(settings: PriceSettings) -> Price:
         max_completion_tokens=settings.max_completion_tokens,
         max_seconds=settings.max_seconds,
     )
+
+
+def translation_price(settings: TranslationSettings) -> Price:
+    """What translating costs, as the configuration has it."""
+    return Price(
+        per_call=_micros(settings.per_call),
+        per_1k_prompt=_micros(settings.per_1k_prompt),
+        per_1k_cached=_micros(settings.per_1k_prompt),
+        per_1k_completion=_micros(settings.per_1k_completion),
+    )
+
+
+def greatest_translation(price: Price, call: Call, *, with_prompt: bool) -> int:
+    """What translating a call's answer, and its prompt, may cost, for its hold: sentence by sentence, and each with
+    the instruction. A model that says more than it was given leaves a shortfall.
+    """
+    text = len(str(call.arguments.values.get("prompt"))) if with_prompt else 0
+    if call.lang is not None:
+        text += greatest_tokens(call)
+    requests = 1 + text // _SENTENCE_TOKENS
+    use = Use(Usage(_GROWTH * text + requests * _INSTRUCTION_TOKENS, _GROWTH * text + requests * _FRAME_TOKENS))
+    return min(price.cost(use) + (requests - 1) * price.per_call, _MAX_COST)
+
+
+def greatest_tokens(call: Call) -> int:
+    """The most tokens that an answer may hold, all its choices together."""
+    use = greatest_use(_COUNTING, call).usage
+    return 0 if use is None else use.completion_tokens or 0
 
 
 def _micros(text: str) -> int:

@@ -97,12 +97,21 @@ _LIMITS: tuple[_Change, ...] = (
     ("--per-day", "per_day", _number, "N", "Calls a day, or 'none'."),
     ("--total", "total", _number, "N", "Calls in all, or 'none'."),
 )
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in {"yes", "no"}:
+        raise ValueError("expected yes or no")
+    return text == "yes"
+
+
 _CHANGES: tuple[_Change, ...] = (
     *_LIMITS,
     ("--methods", "methods", _globs, "GLOB,…", "The only methods it may call; '*' is every one."),
     ("--stopped-methods", "stopped_methods", _globs, "GLOB,…", "Methods that are stopped for it; '' is none."),
     ("--expires", "expires_at", _expiry, "DATE", "The last day it works, a moment, or 'never'."),
     ("--allow-from", "allow_from", _networks, "CIDR,…", "The only addresses it may call from; '' is any."),
+    ("--lang-prompt", "lang_prompt", _yes_or_no, "yes|no", "Whether its image prompts are translated to English."),
 )
 
 
@@ -329,6 +338,8 @@ _UNRESTRICTED = {"methods": "every", "allow_from": "anywhere", "expires": "never
 def _text(name: str, value: object) -> str:
     if value is None or (value == [] and name == "allow_from"):
         return _UNRESTRICTED.get(name, "unlimited")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(value) or "none"
     return str(value)
@@ -357,6 +368,7 @@ def _description(account: Account, counts: CallCounts | None, settings: Settings
         "methods": None if account.methods is None else list(account.methods),
         "stopped_methods": list(account.stopped_methods),
         "allow_from": [str(network) for network in account.allow_from],
+        "lang_prompt": account.lang_prompt,
         "expires": None if account.expires_at is None else moment_text(account.expires_at, settings),
         "created": moment_text(account.created_at, settings),
     }

@@ -39,7 +39,8 @@ SETTLED = ("free", "exact", "estimated", "unknown")  # not read from gateway.typ
 _FIELDS = (
     "last_id", "request_id", "started", "account", "account_id", "front", "method", "model", "outcome", "status",
     "streamed", "cut", "cache", "duration_s", "first_byte_s", "sent_bytes", "prompt_tokens", "completion_tokens",
-    "cached_tokens", "charge", "shortfall", "settled", "client_ip",
+    "cached_tokens", "charge", "shortfall", "settled",
+    "translate_status", "translation_cost", "client_ip",
 )  # fmt: skip
 _COLUMNS = {
     "started": "started",
@@ -157,5 +158,7 @@ def _call(record: CallRecord, names: dict[int, str], settings: Settings) -> dict
         "charge": amount_text(record.charge_micros),
         "shortfall": amount_text(record.shortfall_micros),
         "settled": record.settled,
+        "translate_status": record.translate_status or None,
+        "translation_cost": amount_text(record.translation_micros),
         "client_ip": record.client_ip,
     }

@@ -23,6 +23,7 @@ from gateway.config_checks import (
     cidr_fault,
     code_fault,
     header_fault,
+    json_object_fault,
     name_fault,
     origin_fault,
     path_fault,
@@ -155,6 +156,28 @@ class IdempotencySettings(Section, frozen=True):
     max_answer_bytes: PositiveBytes = 1_048_576
 
 
+class TranslationSettings(Section, frozen=True):
+    """Who translates answers whose `lang` is asked for, and on whose account. Amounts as in [[price]]."""
+
+    engine: Literal["upstream", "libretranslate", "none"] = "upstream"
+    upstream: str = ""  # by name; empty: the first
+    model: Annotated[str, Meta(min_length=1)] = "gpt-4o-mini"
+    arguments: str = '{"temperature": 0}'  # more of the chat completion's, as JSON
+    url: str = ""  # of LibreTranslate
+    api_key_env: str = ""
+    api_key_file: str = ""
+    codes: dict[str, str] = {}
+    timeout_s: PositiveSeconds = 10.0
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    memory_bytes: Annotated[int, Meta(ge=0)] = 16_777_216
+    max_sentence_chars: Annotated[int, Meta(ge=40, le=10_000)] = 1_000
+    enforce_default: bool = False
+    charged: bool = False
+    per_call: str = "0"
+    per_1k_prompt: str = "0"
+    per_1k_completion: str = "0"
+
+
 class DefaultsSettings(Section, frozen=True):
     """What a call gets that does not say."""
 
@@ -214,6 +237,7 @@ class Settings(Section, frozen=True):
     charging: ChargingSettings = ChargingSettings()
     limits: LimitsSettings = LimitsSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
+    translation: TranslationSettings = TranslationSettings()
     defaults: DefaultsSettings = DefaultsSettings()
     methods: MethodsSettings = MethodsSettings()
     plugins: PluginsSettings = PluginsSettings()
@@ -243,33 +267,38 @@ def examine_settings(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
     unknown_variables = _overlay(raw, environ, source)
     settings = _locate(_settings(raw, source), source, environ)
     _check(settings, source)
-    named = {settings.store.pepper_env, *(upstream.api_key_env for upstream in settings.upstream)}
+    named = {
+        settings.store.pepper_env,
+        settings.translation.api_key_env,
+        *(upstream.api_key_env for upstream in settings.upstream),
+    }
     for variable in sorted(unknown_variables - named):
         source.faults[variable] = [f"environment: {variable}: unknown name; {nearest(variable, _variables())}"]
     return settings, source.faults
 
 
-def api_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> str:
-    """The upstream's key, `""` where the configuration names none (an upstream that asks for no credentials).
+def api_key(settings: UpstreamSettings | TranslationSettings, environ: Mapping[str, str]) -> str:
+    """The key for an upstream or an engine, `""` where the configuration names none (one that asks for none).
 
     Raises ConfigurationError, which names the variable or the file and never what is in it.
     """
-    if upstream.api_key_file:
-        where = f"the file {upstream.api_key_file}"
+    whose = f"upstream {settings.name}" if isinstance(settings, UpstreamSettings) else "translation"
+    if settings.api_key_file:
+        where = f"the file {settings.api_key_file}"
         try:
-            key = Path(upstream.api_key_file).read_bytes().decode("latin-1").strip()
+            key = Path(settings.api_key_file).read_bytes().decode("latin-1").strip()
         except OSError as error:
-            raise ConfigurationError(f"upstream {upstream.name}: {where} cannot be read: {error.strerror}") from error
-    elif upstream.api_key_env:
-        where = f"the environment variable {upstream.api_key_env}"
-        key = environ.get(upstream.api_key_env, "")
+            raise ConfigurationError(f"{whose}: {where} cannot be read: {error.strerror}") from error
+    elif settings.api_key_env:
+        where = f"the environment variable {settings.api_key_env}"
+        key = environ.get(settings.api_key_env, "")
     else:
         return ""
     if not key:
-        raise ConfigurationError(f"upstream {upstream.name}: no API key: {where} is not set or empty")
+        raise ConfigurationError(f"{whose}: no API key: {where} is not set or empty")
     if not re.fullmatch(r"[!-~]+", key):
         raise ConfigurationError(
-            f"upstream {upstream.name}: {where} holds no usable API key: only printable ASCII without spaces is allowed"
+            f"{whose}: {where} holds no usable API key: only printable ASCII without spaces is allowed"
         )
     return key
 
@@ -370,6 +399,11 @@ def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> S
         settings,
         store=msgspec.structs.replace(store, url=url, pepper_file=source.path(store.pepper_file)),
         plugins=msgspec.structs.replace(settings.plugins, directory=source.path(settings.plugins.directory)),
+        translation=msgspec.structs.replace(
+            settings.translation,
+            url=settings.translation.url.rstrip("/"),
+            api_key_file=source.path(settings.translation.api_key_file),
+        ),
         upstream=tuple(
             msgspec.structs.replace(
                 upstream,
@@ -415,6 +449,7 @@ def _check(settings: Settings, source: Source) -> None:
         ("defaults.timezone", [settings.defaults.timezone], timezone_fault),
         ("plugins.directory", [settings.plugins.directory], path_fault),
         ("charging.charged", settings.charging.charged, code_fault),
+        *_translation_checks(settings.translation, [upstream.name for upstream in settings.upstream]),
     ]
     for i, price in enumerate(settings.price):
         checks += [(f"price[{i}].{key}", [getattr(price, key)], amount_fault) for key in AMOUNTS]
@@ -425,6 +460,31 @@ def _check(settings: Settings, source: Source) -> None:
         for value in values if key not in unread else ():
             if fault := fault_of(value):
                 source.fault(key, fault)
+
+
+def _translation_checks(translation: TranslationSettings, upstreams: Sequence[str]) -> list[_Check]:
+    def upstream_fault(name: str) -> str | None:
+        return None if not name or name in upstreams else f"no upstream is named {name!r}"
+
+    def url_fault(url: str) -> str | None:
+        if translation.engine != "libretranslate":
+            return None
+        return base_url_fault(url) if url else "expected where LibreTranslate is, since it is the engine"
+
+    def one_key_too_many(file: str) -> str | None:
+        return "api_key_env is given too: give one of them" if file and translation.api_key_env else None
+
+    amounts = [translation.per_call, translation.per_1k_prompt, translation.per_1k_completion]
+    names = ("per_call", "per_1k_prompt", "per_1k_completion")
+    return [
+        ("translation.upstream", [translation.upstream], upstream_fault),
+        ("translation.arguments", [translation.arguments], json_object_fault),
+        ("translation.url", [translation.url], url_fault),
+        ("translation.api_key_env", [translation.api_key_env], variable_fault),
+        ("translation.api_key_file", [translation.api_key_file], path_fault),
+        ("translation.api_key_file", [translation.api_key_file], one_key_too_many),
+        *((f"translation.{name}", [amount], amount_fault) for name, amount in zip(names, amounts, strict=True)),
+    ]
 
 
 def _upstream_checks(at: str, upstream: UpstreamSettings, names: Sequence[str]) -> list[_Check]:

@@ -8,6 +8,8 @@ from ipaddress import ip_network
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
+import orjson
+
 from gateway.amounts import amount_micros
 from gateway.errors import ERROR_CODES
 
@@ -98,6 +100,14 @@ def amount_fault(text: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def json_object_fault(text: str) -> str | None:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return f"expected a JSON object: {error}"
+    return None if isinstance(value, dict) else "expected a JSON object"
 
 
 def code_fault(code: str) -> str | None:

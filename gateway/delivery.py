@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from gateway.errors import ErrorCode, GatewayError
 from gateway.formatting import NotJson, check_json
 from gateway.fronts.writing import Whole, Writer
-from gateway.hookspecs import TranslatorSpec
 from gateway.methods import known_method
 from gateway.progress import NO_RESULT, SUCCESS, Progress
 from gateway.settling import Settler
-from gateway.translation import UNAVAILABLE, translate_answer
-from gateway.types import Call, RenderingRefused, TranslationContext
+from gateway.translation.stage import Translation
+from gateway.types import Call, RenderingRefused
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import ResponseHead
 
@@ -31,7 +31,7 @@ class Delivery:
     `pass_headers` finds the lines of the upstream's head that a client sees.
     """
 
-    translators: Mapping[str, TranslatorSpec]
+    translation: Translation
     pass_headers: re.Pattern[bytes]
     max_answer_bytes: int
 
@@ -44,17 +44,18 @@ class Delivery:
         if head.status >= 300:
             await writer.whole(await self._whole(link, head, fields, progress.settler))
         elif head.media_type == EVENTS:
-            if call.lang is not None:
-                progress.translate_status = UNAVAILABLE  # streams are delivered as the upstream wrote them
-            await writer.stream(link, head, fields)
+            translation = None if call.lang is None else self.translation.stream(call, progress)
+            await writer.stream(link, head, fields, translation)
         elif is_file(head, call):
             await writer.file(link, head, fields)
         elif head.media_type == b"text/html":
             raise GatewayError("4002", "the upstream answered with a web page")
         else:
             answer = await self._whole(link, head, fields, progress.settler)
-            if call.lang is not None and answer.json is not None and not _asks_for_json(call):
-                answer = await self._translated(answer, answer.json, call, progress)
+            if call.lang is not None and answer.json is not None:
+                text = await self.translation.whole(answer.json, call, progress)
+                if text is not answer.json:
+                    answer = replace(answer, body=text, json=text)
             await writer.whole(answer)
 
     async def absorb(self, link: UpstreamConnection, call: Call, settler: Settler, limit_bytes: int) -> ErrorCode:
@@ -94,13 +95,6 @@ class Delivery:
         if settler is not None:
             settler.note_whole(answer.status, answer.content_type, fields, body, json)
         return answer
-
-    async def _translated(self, answer: Whole, text: bytes, call: Call, progress: Progress) -> Whole:
-        account = progress.account.name if progress.account is not None else ""
-        context = TranslationContext(call.method, call.request_id, account)
-        translator = self.translators.get(call.lang or "")
-        text, progress.translate_status = await translate_answer(text, translator, context)
-        return Whole(answer.code, answer.status, answer.content_type, text, text, answer.fields)
 
     def _passed_fields(self, head: ResponseHead) -> str:
         """The upstream's headers that a client may see, as lines."""
@@ -148,9 +142,3 @@ def is_json(body: bytes, head: ResponseHead) -> bool:
 def _is_json_type(media_type: bytes) -> bool:
     """JSON by its type; an upstream that names no type means the API's own."""
     return media_type == JSON or not media_type or media_type.endswith(b"+json")
-
-
-def _asks_for_json(call: Call) -> bool:
-    """Whether the answer's text is JSON for a program to read, which no translation may touch."""
-    asked = call.arguments.values.get("response_format")
-    return isinstance(asked, dict) and str(asked.get("type")).startswith("json")

@@ -15,14 +15,38 @@ SUCCESS = ERROR_CODES["0000"]
 NO_RESULT = ERROR_CODES["2000"]
 
 
+class Translating:
+    """What is noted of how the texts of one call came into the language that was asked for.
+
+    `status` is what clients are told of the answer, `prompt_status` of the prompt; `engine` who was asked. `micros` is
+    what that cost, `seconds` how long the answer's texts were in work.
+    """
+
+    __slots__ = ("engine", "micros", "prompt_status", "seconds", "source_lang", "status")
+
+    def __init__(self) -> None:
+        self.status = ""
+        self.prompt_status = ""
+        self.engine = ""
+        self.source_lang = ""
+        self.micros = 0
+        self.seconds = 0.0
+
+    @property
+    def fields(self) -> str:
+        """The header lines about it."""
+        status = f"X-Translate-Status: {self.status}\r\n" if self.status else ""
+        return status + (f"X-Prompt-Translate-Status: {self.prompt_status}\r\n" if self.prompt_status else "")
+
+
 class Progress:
     """`started` and `upstream_s` are monotonic seconds, `started_at` seconds since the epoch.
 
     `asked` holds the gateway's own parameters as the caller wrote them, for refusals before there is a call. `outcome`
     is what the row will say if nothing more happens: while a success of the upstream's is delivered it is success, and
     a client that leaves then changes nothing about it. `replayed` are request_id and row of the call whose answer is
-    given again. `logged` is the row that was settled before the answer's end. `detached`: the client has left, and what
-    the upstream still sends is read to its end.
+    given again. `translating` is None where no text is to be translated. `logged` is the row that was settled before
+    the answer's end. `detached`: the client has left, and what the upstream still sends is read to its end.
     """
 
     __slots__ = (
@@ -46,7 +70,7 @@ class Progress:
         "started",
         "started_at",
         "streamed",
-        "translate_status",
+        "translating",
         "upstream_s",
         "usage",
     )
@@ -65,7 +89,7 @@ class Progress:
         self.cut = False
         self.first_byte_at: float | None = None
         self.upstream_s: float | None = None
-        self.translate_status = ""
+        self.translating: Translating | None = None
         self.usage: Usage | None = None
         self.settler: Settler | None = None
         self.slot: Slot | None = None
@@ -87,7 +111,7 @@ class Progress:
         """The header lines that every answer carries. `code` None: how the call ends is not known yet."""
         error_code = f"X-Error-Code: {code.code}\r\n" if code is not None else ""
         upstream = f"upstream;dur={self.upstream_s * 1e3:.1f}, " if self.upstream_s is not None else ""
-        translated = f"X-Translate-Status: {self.translate_status}\r\n" if self.translate_status else ""
+        translated = self.translating.fields if self.translating is not None else ""
         request_id, last_id = self.ids
         if self.replayed is not None:
             error_code += "Idempotent-Replayed: true\r\n"
@@ -100,7 +124,7 @@ class Progress:
         """The row of the call log."""
         call = self.call
         first = self.first_byte_at or sent_at
-        usage = self.usage
+        usage, translating = self.usage, self.translating
         return CallRecord(
             id=self.row_id,
             request_id=self.request_id,
@@ -123,6 +147,8 @@ class Progress:
             cached_tokens=usage.cached_tokens if usage is not None else None,
             charge_micros=self.charge_micros,
             settled=self.settled,
+            translate_status=translating.status if translating is not None else "",
+            translation_micros=translating.micros if translating is not None else 0,
         )
 
     def _model(self) -> str | None:

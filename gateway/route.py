@@ -1,7 +1,8 @@
 """The road that every call takes, from top to bottom: read this file first.
 
     read the call -> find the account -> check method and price -> enter the limits -> hold
-        -> reach the upstream, or answer it ourselves -> translate, format, settle, answer -> record
+        -> translate the prompt -> reach the upstream, or answer it ourselves
+        -> translate, format, settle, answer -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
 """
@@ -36,7 +37,8 @@ from gateway.progress import SUCCESS, Progress
 from gateway.settling import Settler, raw_answer
 from gateway.store.interface import StoreError
 from gateway.store.sqlite import SqliteStore
-from gateway.types import NO_ARGUMENTS, Account, Call
+from gateway.translation.stage import Translation
+from gateway.types import NO_ARGUMENTS, Account, Arguments, Call
 from gateway.upstream.connection import UpstreamConnection, recorded
 from gateway.upstream.head import ResponseHead
 from gateway.upstream.pool import Pool
@@ -64,6 +66,7 @@ class Road:
     ids: CallIds
     accounts: AccountDirectory
     upstream: Upstream
+    translation: Translation
     delivery: Delivery
     writing: Writing
     own: OwnMethods
@@ -109,7 +112,10 @@ class Road:
         if call.method in self.own.specs:
             await self._answer_ourselves(client, progress, account, reading)
             return
-        request, pool = self._request(reading, settler), self.upstream.pool
+        arguments = call.arguments
+        if self.translation.wants_prompt(account, call):
+            arguments = await self.translation.prompt(call, progress)
+        request, pool = self._request(reading, arguments, settler), self.upstream.pool
         link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
             link.send(request)
@@ -154,7 +160,10 @@ class Road:
         call, key, upload = reading.call, reading.idempotency_key, reading.upload
         if key is not None and upload is not None:
             raise GatewayError("4003", "an upload cannot have an idempotency key", param="idempotency_key")
-        bill = self.billing.open(progress.row_id, account, call, key, upload=upload is not None)
+        with_prompt = self.translation.wants_prompt(account, call)
+        bill = self.billing.open(
+            progress.row_id, account, call, key, upload=upload is not None, with_prompt=with_prompt
+        )
         if bill is None:
             return None
         settler = progress.settler = Settler(self.billing, bill, progress)
@@ -204,16 +213,16 @@ class Road:
             pieces = self.billing.uploading(settler.bill, upload.content_type, pieces)
         return answer_to_upload(link, pieces, upload.length)
 
-    def _request(self, reading: Reading, settler: Settler | None) -> bytes:
+    def _request(self, reading: Reading, arguments: Arguments, settler: Settler | None) -> bytes:
         """The first bytes of the upstream's request: its head, and its body unless that is an upload."""
         call, upload = reading.call, reading.upload
         content_type, length, body = "", None, b""
         if upload is not None:
             content_type, length = upload.content_type, upload.length
         elif call.verb not in {"GET", "DELETE"} and call.arguments is not NO_ARGUMENTS:
-            body = call.arguments.text
+            body = arguments.text
             if settler is not None and settler.asks_usage:
-                body = asking_usage(call.arguments)
+                body = asking_usage(arguments)
             content_type, length = "application/json", len(body)
         target, path = self.upstream.target, reading.path or call.method
         return target.request(call.verb, path, call.query, content_type, length, reading.headers) + body

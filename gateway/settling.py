@@ -110,7 +110,10 @@ class Settler:
         if bill.settled or (self._reckoned is progress.outcome and not begun):
             return
         self._reckoned = progress.outcome
-        use, total = self._billing.total(bill, progress.outcome.code, streamed=progress.streamed, begun=begun)
+        translation = progress.translating.micros if progress.translating is not None else 0
+        use, total = self._billing.total(
+            bill, progress.outcome.code, streamed=progress.streamed, begun=begun, translation=translation
+        )
         progress.usage = use.usage
         progress.charge_micros = total if bill.held_micros is not None else 0
         progress.settled = settled_as(use, bill) if bill.held_micros is not None else "free"

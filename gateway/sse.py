@@ -6,7 +6,7 @@ The byte-exact relay parses nothing; it asks `separator` about the last bytes wh
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -22,10 +22,12 @@ class Event:
     """A block of lines that a blank line ended, in their order and without their line ends.
 
     `data` is the lines of that field joined by LF; None where the block has none, such as a comment on an idle line.
+    `exact` is how it came, with whatever blank lines stood before it: those of all events are the stream.
     """
 
     lines: tuple[bytes, ...]
     data: bytes | None
+    exact: bytes = field(default=b"", compare=False)
 
     @property
     def raw(self) -> bytes:
@@ -47,12 +49,14 @@ class EventSplitter:
         self._held_bytes = 0
         self._after_cr = False
         self._at_start = True
+        self._exact = bytearray()  # what came since the last event
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""
         if self._at_start:
             chunk = self._without_bom(chunk)
         start = 1 if self._after_cr and chunk.startswith(b"\n") else 0
+        taken = 0  # so much of the chunk is in events
         if chunk:
             self._after_cr = chunk.endswith(b"\r")
         events = []
@@ -64,9 +68,24 @@ class EventSplitter:
                 self._line.clear()
                 self._held_bytes += _LINE_COST_BYTES
             elif self._lines:
+                self._exact += chunk[taken:start]
+                taken = start
                 events.append(self._take())
         self._hold(chunk[start:])
+        self._exact += chunk[taken:]
+        if len(self._exact) > 2 * self._max_event_bytes:  # blank lines
+            raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes")
         return events
+
+    def finish(self) -> Event | None:
+        """What is left at the end of a stream that is known to be whole: its last event, blank line or not, or only
+        blank lines; None where nothing is.
+        """
+        if self._line:
+            self._lines.append(bytes(self._line))
+            self._exact = self._exact or self._line
+            self._line = bytearray()
+        return self._take() if self._lines or self._exact else None
 
     @property
     def rest(self) -> bytes:
@@ -84,7 +103,9 @@ class EventSplitter:
         self._lines.clear()
         self._held_bytes = 0
         values = [value for line in lines if (value := _data_value(line)) is not None]
-        return Event(lines, b"\n".join(values) if values else None)
+        exact = bytes(self._exact)
+        self._exact.clear()
+        return Event(lines, b"\n".join(values) if values else None, exact)
 
     def _without_bom(self, chunk: bytes) -> bytes:
         """What can be read of the stream's first bytes: none while they may yet become a byte order mark."""
@@ -94,6 +115,8 @@ class EventSplitter:
             self._line += head
             return b""
         self._at_start = False
+        if head.startswith(_BOM):
+            self._exact += _BOM
         return head.removeprefix(_BOM)
 
 

@@ -81,6 +81,7 @@ class Account:
     per_day: int | None = None
     total: int | None = None
     price_list: str = ""  # of the configuration's prices; empty: those for everyone
+    lang_prompt: bool = False  # whether prompts of image methods are translated to English
     balance_micros: int = 0  # as it was when the account was read: what counts is in the store
     held_micros: int = 0  # likewise
     created_at: float = 0.0
@@ -115,6 +116,7 @@ class Call(PerCall, frozen=True):
     query: str = ""  # for the upstream, percent-encoded, without "?"
     result_type: str | None = "json"  # None: the native front's plain body
     lang: str | None = None  # None: not asked for
+    lang_prompt: bool | None = None  # whether the prompt is to be translated; None: not said
     cache: bool = True
     version: int = 1  # of the envelope
     stream: bool = False
@@ -189,6 +191,8 @@ class CallRecord(PerCall, frozen=True):
     charge_micros: int = 0
     shortfall_micros: int = 0  # what was used beyond the hold and the balance, and is not charged
     settled: Settled = "free"
+    translate_status: str = ""  # of the answer; empty: no language was asked for
+    translation_micros: int = 0  # what translating cost, charged or not
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,6 +274,7 @@ class TestAccounts:
             "methods": ["v1/chat/*", "images/submit"],
             "stopped_methods": ["v1/files*"],
             "allow_from": ["10.0.0.0/8", "2001:db8::1/128"],
+            "lang_prompt": False,
             "expires": "2099-10-11T23:59:59+08:00",
         }
 

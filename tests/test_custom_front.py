@@ -423,8 +423,8 @@ async def test_version_2_appends_its_fields(gateway: Gateway, upstream: Chaos) -
     assert re.fullmatch(r"Beijing/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", envelope["server_time"])
     assert envelope["client_ip"] == "127.0.0.1"
     assert b'"call_args":{"messages":[],"n":1.0}' in got.body
-    assert envelope["language"] == {"default_lang": "cn", "current_lang": "en", "source_lang": ""}
-    assert (envelope["translate_language"], envelope["translate_status"]) == ("en", "unavailable")
+    assert envelope["language"] == {"default_lang": "cn", "current_lang": "en", "source_lang": "cn"}
+    assert (envelope["translate_language"], envelope["translate_status"]) == ("en", "failed")
     assert all(isinstance(envelope[name], str) for name in ("api_type", "translate_engine", "translate_time"))
 
 

@@ -293,8 +293,8 @@ async def test_the_example_package_installs_and_serves(upstream: str, package: P
     assert whole.headers["x-translate-status"] == "translated"
     assert whole.body.decode().startswith("向日葵")
     assert "陽光" in whole.body.decode()
-    assert stream.headers["x-translate-status"] == "unavailable"
-    assert "陽" not in stream.body.decode()
+    assert stream.headers["x-translate-status"] in {"already", "translated"}  # of its first sentence
+    assert "陽光" in stream.body.decode()
     assert stream.body.endswith(b"data: [DONE]\n\n")
 
 

@@ -59,6 +59,21 @@ def test_events_are_the_same_wherever_the_stream_is_cut(stream: bytes) -> None:
 
 
 @given(some_streams, st.integers(0, 60))
+def test_the_events_as_they_came_are_the_stream(stream: bytes, cut: int) -> None:
+    splitter = EventSplitter(10_000)
+    events = [*splitter.feed(stream[:cut]), *splitter.feed(stream[cut:])]
+    rest = splitter.finish()
+    assert b"".join(event.exact for event in [*events, *([rest] if rest is not None else [])]) == stream
+    assert splitter.finish() is None
+
+
+def test_the_end_of_a_whole_stream_completes_its_last_event() -> None:
+    splitter = EventSplitter(10_000)
+    assert splitter.feed(b"data: a\n\ndata: b\nid: 1") == [Event((b"data: a",), b"a")]
+    assert splitter.finish() == Event((b"data: b", b"id: 1"), b"b")
+
+
+@given(some_streams, st.integers(0, 60))
 def test_any_stream_gives_the_specifications_blocks(stream: bytes, cut: int) -> None:
     events, _ = split(stream[:cut], stream[cut:])
     assert [event.lines for event in events] == reference(stream)

@@ -36,12 +36,12 @@ class Phrases:
     gap: str = " "
 
 
-_PHRASES: dict[Language, Phrases] = {
+PHRASES: dict[Language, Phrases] = {
     "zh": Phrases(
         (
             "关于“{topic}”，可以先从一个简单的角度来看。",
-            "说到“{topic}”，有几点值得留意。",
-            "“{topic}”是个好问题，我来谈谈。",
+            "“{topic}”这个问题比看上去更有意思。",
+            "“{topic}”，我有几点想法。",
         ),
         (
             "好的答案往往不在远处，而在我们忽略的小事里。",
@@ -97,17 +97,45 @@ _PHRASES: dict[Language, Phrases] = {
     ),
 }
 
+REMARKS = (
+    (
+        "向日葵，又叫葵花，是菊科的一年生草本植物。",
+        "The sunflower is an annual plant of the daisy family.",
+        "Подсолнух — однолетнее растение семейства астровых.",
+    ),
+    (
+        "年轻的花盘清晨朝东，傍晚朝西，像是在跟太阳说早安和晚安；等到花盘成熟，它就安静地面向东方，让第一缕阳光温暖自己，也引来最早的蜜蜂。",
+        "Young it turns from east to west with the sun; ripe it looks calmly to the east, and bees find it warm.",
+        "Молодой он поворачивается за солнцем; созрев, спокойно смотрит на восток, и первые пчёлы находят его тёплым.",
+    ),
+    (
+        "它的种子沿着螺旋排列，数一数，常常正好是三十四和五十五。",
+        "Its seeds lie along spirals, and whoever counts them often finds thirty-four and fifty-five.",
+        "Семена лежат по спиралям, и если их посчитать, часто выходит тридцать четыре и пятьдесят пять.",
+    ),
+    ("它代表光明、忠诚与希望。", "It stands for light, loyalty and hope.", "Он означает свет, верность и надежду."),
+    (
+        "中国男足曾经在二〇〇二年踢进世界杯决赛圈，那个夏天，许多人至今记得。",
+        "China's men reached the finals of the World Cup in two thousand and two, a summer that many still remember.",
+        "Мужская сборная Китая вышла в финал чемпионата мира в две тысячи втором, и то лето многие помнят до сих пор.",
+    ),
+    (
+        "下一次是什么时候，没有人能给出准确的日期；但每一个在雨里坚持训练的孩子，都在把那一天拉近一点。",
+        "Nobody can name the date of the next time; but every child who trains in the rain brings it a little closer.",
+        "Дату следующего раза не назовёт никто; но каждый ребёнок, который тренируется под дождём, её приближает.",
+    ),
+    (
+        "与其猜测年份，不如周末去球场踢一场。",
+        "Rather than guess the year, play a match at the weekend.",
+        "Чем гадать о годе, лучше в выходные сыграть самим.",
+    ),
+)
+"""Sentences about the subjects that the documentation of the API asks for, in Chinese, English and Russian."""
+
 _REMARKS = {
-    "向日葵": (
-        "向日葵，又叫葵花，是菊科的一年生草本植物。年轻的花盘清晨朝东，傍晚朝西，像是在跟太阳说早安和晚安；"
-        "等到花盘成熟，它就安静地面向东方，让第一缕阳光温暖自己，也引来最早的蜜蜂。🌻"
-        "它的种子沿着螺旋排列，数一数，常常正好是三十四和五十五。它代表光明、忠诚与希望。"
-    ),
-    "世界杯": (
-        "中国男足曾经在二〇〇二年踢进世界杯决赛圈，那个夏天，许多人至今记得。下一次是什么时候，没有人能给出准确的日期；"
-        "但每一个在雨里坚持训练的孩子，都在把那一天拉近一点。与其猜测年份，不如周末去球场踢一场。⚽"
-    ),
-}  # fmt: skip
+    "向日葵": f"{''.join(zh for zh, *_ in REMARKS[:2])}🌻{''.join(zh for zh, *_ in REMARKS[2:4])}",
+    "世界杯": f"{''.join(zh for zh, *_ in REMARKS[4:])}⚽",
+}
 
 _CODE = "```python\ndef answer(question: str) -> str:\n    return question.strip() or 'nothing asked'\n```"
 
@@ -165,7 +193,7 @@ def answer_text(prompt: str, number: int = 0, language: Language | None = None) 
         for subject, remark in _REMARKS.items():
             if subject in prompt:
                 return remark
-    phrases = _PHRASES[language or language_of(prompt)]
+    phrases = PHRASES[language or language_of(prompt)]
     seed = digest("text", prompt, number)
     topic = " ".join(prompt.split())[:_TOPIC_CHARS].strip(" ?？。.!！") or "…"
     sentences = [
@@ -189,7 +217,7 @@ def limited(text: str, max_tokens: int | None, stops: Sequence[str]) -> Text:
 
 def spoken_text(seed: bytes, language: Language) -> list[str]:
     """The sentences that a recording is taken to hold."""
-    return _shuffled(_PHRASES[language].thoughts, seed)[: 2 + seed[0] % 3]
+    return _shuffled(PHRASES[language].thoughts, seed)[: 2 + seed[0] % 3]
 
 
 def example(schema: dict[str, JsonValue], prompt: str) -> JsonValue:

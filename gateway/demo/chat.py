@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.demo import answers
 from gateway.demo.answers import Text, tokens_of
+from gateway.demo.phrase_book import asked_translation
 from gateway.demo.shapes import Answer, interleaved, stops_of, streamed_usage, text_of, usage_of
 from gateway.demo.wire import (
     DONE,
@@ -44,9 +45,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     messages = _messages(body)
     prompt = prompt_of(messages)
     answer = Answer.to(body, "chatcmpl-", model)
-    call = _tool_call(body, messages, prompt, answer)
+    translation = asked_translation(messages)
+    call = None if translation is not None else _tool_call(body, messages, prompt, answer)
     limit = body.number("max_completion_tokens", body.number("max_tokens", 2**31))
     texts = [_chat_text(body, prompt, number, limit) for number in range(body.number("n", 1, highest=128))]
+    if translation is not None:
+        texts = [answers.limited(translation, limit, stops_of(body))]
     said = [call.arguments] if call else map(str, texts)
     usage = usage_of(3 + sum(3 + len(tokens_of(text_of(message.get("content")))) for message in messages), *said)
     trouble = trouble_asked(model, prompt)

@@ -27,14 +27,15 @@ from gateway.fronts.reading import (
     idempotency_key,
     split_pairs,
     with_default_model,
+    yes_or_no,
 )
 from gateway.methods import TEXT_ARGUMENTS, TEXT_OR_LIST_ARGUMENTS, Method, check_name, check_required, known_method
 from gateway.request_head import RequestHead
 from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue, PerCall, RenderingRefused
 
 OWN_PARAMETERS = frozenset({
-    "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "version", "_method",
-    "idempotency_key",
+    "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "lang_prompt", "version",
+    "_method",    "idempotency_key",
 })  # fmt: skip
 IGNORED_PARAMETERS = frozenset({
     "sign", "dateline", "guest_ip", "source_data", "session", "desc_lang", "prop_lang", "API_type",
@@ -286,7 +287,8 @@ def _call(parameters: _Parameters, client: Client, known: Known, request_id: str
         arguments=arguments,
         query=query,
         result_type=own.get("result_type") or "json",
-        lang=own.get("lang") or None,
+        lang=own.get("lang") or known.enforced_lang,
+        lang_prompt=yes_or_no(own.get("lang_prompt")),
         cache=own.get("cache") != "no",
         version=2 if own.get("version") == "2" else 1,
         stream=arguments.values.get("stream") is True,

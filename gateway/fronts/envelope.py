@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from gateway.errors import ErrorCode
+from gateway.progress import Translating
 from gateway.types import Account, Call, CallCounts
 
 NOT_GIVEN = b"null"
@@ -23,7 +24,7 @@ class Facts:
     started_at: float  # seconds since the epoch
     duration_s: float
     default_lang: str
-    translate_status: str
+    translating: Translating | None
     cached: bool = False
     charge: str = "0"
 
@@ -48,6 +49,7 @@ def extended(
 ) -> bytes:
     """Version 2: version 1 with the documented fields behind it."""
     lang = call.lang if call is not None else None
+    notes = facts.translating or Translating()
     fields = {
         "success": 1 if code.charged else 0,
         "cache": 1 if facts.cached else 0,
@@ -60,12 +62,12 @@ def extended(
         "language": {
             "default_lang": facts.default_lang,
             "current_lang": lang or facts.default_lang,
-            "source_lang": "",
+            "source_lang": notes.source_lang,
         },
         "translate_language": lang or "",
-        "translate_engine": "",
-        "translate_status": facts.translate_status,
-        "translate_time": "0",
+        "translate_engine": notes.engine,
+        "translate_status": notes.status,
+        "translate_time": f"{notes.seconds:.3f}" if notes.seconds else "0",
         "charge": facts.charge,
     }
     return version_1[:-1] + b"," + orjson.dumps(fields)[1:]

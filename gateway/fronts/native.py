@@ -19,12 +19,13 @@ from gateway.fronts.reading import (
     decode,
     idempotency_key,
     with_default_model,
+    yes_or_no,
 )
 from gateway.methods import Method, check_required, known_method, name_from_path
 from gateway.request_head import RequestHead
 from gateway.types import NO_ARGUMENTS, Arguments, Call, PerCall
 
-OWN_PARAMETERS = frozenset({"result_type", "lang", "cache", "key", "secret", "idempotency_key"})
+OWN_PARAMETERS = frozenset({"result_type", "lang", "lang_prompt", "cache", "key", "secret", "idempotency_key"})
 """Query parameters that are the gateway's; every other one is the upstream's."""
 
 VERBS = ("GET", "POST", "DELETE", "PUT", "PATCH")
@@ -72,7 +73,8 @@ async def read_call(
         arguments=arguments,
         query=head.query,
         result_type=_one_of(own, "result_type", known.result_types) if own else None,
-        lang=_one_of(own, "lang", known.languages) if own else None,
+        lang=(_one_of(own, "lang", known.languages) if own else None) or known.enforced_lang,
+        lang_prompt=yes_or_no(_one_of(own, "lang_prompt", ("yes", "no"))) if own else None,
         cache=_one_of(own, "cache", ("yes", "no")) == "yes" if own else False,
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,

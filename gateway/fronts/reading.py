@@ -29,12 +29,14 @@ Authenticate = Callable[[Credentials], Account]
 class Known:
     """What a call may name: the formats and languages that are loaded, and the default models by method.
 
-    `values` are those that each of the gateway's own parameters may have, where they are known.
+    `enforced_lang` is what a call gets that names no `lang`. `values` are those that each of the gateway's own
+    parameters may have, where they are known.
     """
 
     result_types: Collection[str]
     languages: Collection[str]
     default_models: Mapping[str, str]
+    enforced_lang: str | None = None
     values: Mapping[str, Collection[str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +44,7 @@ class Known:
             "cache": ("yes", "no"),
             "result_type": self.result_types,
             "lang": self.languages,
+            "lang_prompt": ("yes", "no"),
             "version": ("1", "2"),
             "_method": ("GET", "POST", "DELETE"),
         }
@@ -85,6 +88,11 @@ def idempotency_key(parameter: str | None, header: str | None) -> str | None:
             "4003", "an idempotency key has 1 to 255 printable ASCII characters and no spaces", param="idempotency_key"
         )
     return key
+
+
+def yes_or_no(text: str | None) -> bool | None:
+    """A switch that was checked already; None where it was not given."""
+    return None if not text else text == "yes"
 
 
 def split_pairs(raw: str) -> list[tuple[str, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -20,11 +21,14 @@ from gateway.formatting import NotJson, Renderer, check_json
 from gateway.fronts.client import Client
 from gateway.fronts.envelope import NOT_GIVEN, Facts, envelope, extended
 from gateway.fronts.keepalive import COMMENT, Keepalive
+from gateway.fronts.late_head import LateHead
 from gateway.fronts.native import error_object
 from gateway.hookspecs import FormatterSpec
 from gateway.metering import Watch
 from gateway.progress import SUCCESS, Progress
+from gateway.running import own_task
 from gateway.sse import Event, EventSplitter, EventTooLarge, encode_event, separator
+from gateway.translation.streams import StreamTranslation
 from gateway.types import Account, CallCounts, Document, PerCall, RenderingRefused
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import UpstreamConnection, broke_off
@@ -151,26 +155,40 @@ class Writer:
         finally:
             self._note(link)
 
-    async def stream(self, link: UpstreamConnection, head: ResponseHead, fields: str) -> None:
-        """A stream: byte for byte, or event by event in the format that was asked for."""
+    async def stream(
+        self,
+        link: UpstreamConnection,
+        head: ResponseHead,
+        fields: str,
+        translation: StreamTranslation | None = None,
+    ) -> None:
+        """A stream: byte for byte, or event by event in the format and the language that were asked for."""
         progress, client = self._progress, self._client
         progress.streamed = True
         spec = self._asked_format()
         status = 200 if progress.front == "custom" else head.status
         content_type = head.content_type.decode("latin-1")
-        own_fields = STREAM_FIELDS + progress.fields(monotonic(), None)
-        first = client.answer_head(status, content_type, None, fields + own_fields)
+
+        def first() -> bytes:
+            own_fields = STREAM_FIELDS + progress.fields(monotonic(), None)
+            return client.answer_head(status, content_type, None, fields + own_fields)
+
         progress.outcome = SUCCESS  # as for a file
         watch = before_end = None
         if progress.settler is not None:
             watch = progress.settler.watch_stream(link.fail)
             before_end = partial(self._settle, link, content_type, fields)
         if client.bodyless:
-            await client.write(first)
+            await client.write(first())
+        elif translation is not None:
+            await own_task()
+            late = LateHead(client, first, progress)
+            await self._reformat(link, head, spec, late, watch, before_end, translation)
         elif spec is None or spec.name == "json":
-            await self._relay(link, first, watch, before_end)
+            await self._relay(link, first(), watch, before_end)
         else:
-            await self._reformat(link, head, spec, first, watch, before_end)
+            await client.write(first())
+            await self._reformat(link, head, spec, client, watch, before_end, None)
 
     async def _settle(self, link: UpstreamConnection, content_type: str, fields: str) -> None:
         """What comes before the end of a relay: the call is settled, or fails."""
@@ -211,61 +229,88 @@ class Writer:
         self,
         link: UpstreamConnection,
         head: ResponseHead,
-        spec: FormatterSpec,
-        first: bytes,
+        spec: FormatterSpec | None,
+        out: Client | LateHead,
         watch: Watch | None,
         before_end: BeforeEnd | None,
+        translation: StreamTranslation | None,
     ) -> None:
         client, progress = self._client, self._progress
-        event: Event | None = None
-        payload = b""  # the last that may tell the usage
-        splitter = EventSplitter(self._writing.stream.max_event_bytes)
-        await client.write(first)
+        events = self._events(link, head, watch)
+        if translation is not None:
+            events = translation.events(events)
         try:
-            with self._kept_alive(link, lambda: True):  # events are written whole
-                async for piece in _with_last_blank_line(link, head):
-                    passed = piece if watch is None else watch.feed(piece)
-                    for event in splitter.feed(passed):
-                        if event.data is not None and event.data != DONE:
-                            payload = event.data
+            with self._kept_alive(link, lambda: client.sent_status > 0):  # events are written whole
+                async with aclosing(events):
+                    async for event in events:
                         encoded = await self._event(spec, event)
-                        await client.write(self._framed(encoded))
-                        client.sent_bytes += len(encoded)
+                        if encoded:
+                            await out.write(self._framed(encoded))
+                            client.sent_bytes += len(encoded)
                         if progress.first_byte_at is None:
                             progress.first_byte_at = monotonic()
-            last = event.raw if event is not None else b""
-            if splitter.rest.strip() or (head.length == UNTIL_CLOSE and not self._looks_whole(last)):
-                raise broke_off()
+            if isinstance(out, LateHead):
+                await out.flush()
             if before_end is not None:
                 await before_end()
-            if client.http11:
-                await client.write(LAST_CHUNK)
+            await out.write(LAST_CHUNK if client.http11 else b"")
         except EventTooLarge:
             limit = self._writing.stream.max_event_bytes
-            await self._cut(spec, GatewayError("5000", f"an event of the stream is larger than {limit} bytes"))
+            await self._cut(spec, GatewayError("5000", f"an event of the stream is larger than {limit} bytes"), out)
         except GatewayError as error:
-            await self._cut(spec, error)
+            await self._cut(spec, error, out)
+        finally:
+            if isinstance(out, LateHead):
+                out.close()
+
+    async def _events(
+        self, link: UpstreamConnection, head: ResponseHead, watch: Watch | None
+    ) -> AsyncGenerator[Event, None]:
+        """A stream's events. Raises what broke it off; where its framing says that it is whole, its last event is too,
+        blank line or not.
+        """
+        splitter = EventSplitter(self._writing.stream.max_event_bytes)
+        payload = last = b""
+        try:
+            async for piece in link.pieces():
+                for event in splitter.feed(piece if watch is None else watch.feed(piece)):
+                    last = event.raw
+                    if event.data is not None and event.data != DONE:
+                        payload = event.data  # that may tell the usage
+                    yield event
+            for event in splitter.feed(b"" if watch is None else watch.finish()):
+                yield event
+            if head.length == UNTIL_CLOSE and (splitter.rest.strip() or not self._looks_whole(last)):
+                raise broke_off()
+            if (rest := splitter.finish()) is not None:
+                payload = rest.data or payload
+                yield rest
         finally:
             if watch is None:
-                progress.usage = usage_of(payload)
+                self._progress.usage = usage_of(payload)
 
     def _kept_alive(self, link: UpstreamConnection, may_write: Callable[[], bool]) -> Keepalive:
         comment = self._framed(COMMENT)
         return Keepalive(self._client.connection, link, self._writing.stream.keepalive_s, comment, may_write)
 
-    async def _cut(self, spec: FormatterSpec, error: GatewayError) -> None:
+    async def _cut(self, spec: FormatterSpec | None, error: GatewayError, out: Client | LateHead) -> None:
         self._progress.outcome = error.code
         self._progress.cut = True
         event = _error_event(error)
-        try:
-            payload = await self._render(spec, error_object(error.code, error.reason, error.param))
-            event = b"data: " + payload.replace(b"\n", b"\ndata: ") + b"\n\n"
-        except GatewayError:
-            LOG.warning("the format %s cannot say an error", spec.name)
-        self._client.write_last(self._framed(event))
+        if spec is not None:
+            try:
+                payload = await self._render(spec, error_object(error.code, error.reason, error.param))
+                event = b"data: " + payload.replace(b"\n", b"\ndata: ") + b"\n\n"
+            except GatewayError:
+                LOG.warning("the format %s cannot say an error", spec.name)
+        out.write_last(self._framed(event))
 
-    async def _event(self, spec: FormatterSpec, event: Event) -> bytes:
+    async def _event(self, spec: FormatterSpec | None, event: Event) -> bytes:
         """An event with its payload in another format; what is not JSON (`[DONE]`, comments) stays as it is."""
+        if spec is None or spec.name == "json":
+            return event.exact
+        if not event.lines:  # blank lines at the end
+            return b""
         if event.data is None or event.data == DONE:
             return event.raw
         try:
@@ -313,7 +358,7 @@ class Writer:
             started_at=progress.started_at,
             duration_s=monotonic() - progress.started,
             default_lang=self._writing.default_lang,
-            translate_status=progress.translate_status,
+            translating=progress.translating,
             charge=amount_text(progress.charge_micros),
         )
         return extended(text, code, progress.call, progress.account, facts, self._client.ip, self._writing.zone)
@@ -355,14 +400,6 @@ class Writer:
         if call is not None and call.method in ENDS_WITH_DONE:
             return _DONE_LINE.search(tail) is not None
         return bool(tail)
-
-
-async def _with_last_blank_line(link: UpstreamConnection, head: ResponseHead) -> AsyncIterator[bytes]:
-    """A stream's pieces; where its framing says that it is whole, its last event is too, blank line or not."""
-    async for piece in link.pieces():
-        yield piece
-    if head.length != UNTIL_CLOSE:
-        yield b"\n\n"
 
 
 def _error_event(error: GatewayError) -> bytes:

@@ -37,6 +37,7 @@ _FIELDS = (
     "per_day",
     "total",
     "price_list",
+    "lang_prompt",
     "created_at",
 )
 # Never falls back, since deleted accounts stay as tombstones.
@@ -208,13 +209,15 @@ def _values(account: Account) -> list[apsw.SQLiteValue]:
         account.per_day,
         account.total,
         account.price_list,
+        account.lang_prompt,
         account.created_at,
     ]
 
 
 def _account(row: Sequence[Any]) -> Account:  # Any: the tables are STRICT, and SQLite vouches for the types
     id_, name, key, digest, stopped, expires_at, methods, stopped_methods, allow_from, *rest = row
-    concurrency, per_minute, tokens_per_minute, per_day, total, price_list, created_at, balance, held = rest
+    concurrency, per_minute, tokens_per_minute, per_day, total, price_list, lang_prompt, *rest = rest
+    created_at, balance, held = rest
     return Account(
         id=id_,
         name=name,
@@ -231,6 +234,7 @@ def _account(row: Sequence[Any]) -> Account:  # Any: the tables are STRICT, and 
         per_day=per_day,
         total=total,
         price_list=price_list,
+        lang_prompt=bool(lang_prompt),
         balance_micros=balance,
         held_micros=held,
         created_at=created_at,

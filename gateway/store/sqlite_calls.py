@@ -16,13 +16,14 @@ from gateway.types import CallRecord
 COLUMNS = (
     "id, request_id, account_id, front, method, model, outcome, status, streamed, cut,"
     " started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip,"
-    " prompt_tokens, completion_tokens, cached_tokens, charge_micros, shortfall_micros, settled"
+    " prompt_tokens, completion_tokens, cached_tokens, charge_micros, shortfall_micros, settled,"
+    " translate_status, translation_micros"
 )
 """In the order of a record's fields."""
 
 _MICROSECONDS = "round(? * 1e6)"  # of a record's seconds; a column of integers takes it as one
 _INSERT_CALLS = Inserts(
-    f"INSERT INTO calls ({COLUMNS})", f"({', '.join(['?'] * 10 + [_MICROSECONDS] * 3 + ['?'] * 9)})"
+    f"INSERT INTO calls ({COLUMNS})", f"({', '.join(['?'] * 10 + [_MICROSECONDS] * 3 + ['?'] * 11)})"
 )
 _CORRECT_CALL = (
     "UPDATE calls SET status = ?, cut = ?, duration_us = round(? * 1e6), sent_bytes = ? WHERE id = ? AND request_id = ?"

@@ -89,7 +89,8 @@ def _define_matches(connection: apsw.Connection) -> None:
 def _record(row: Sequence[Any]) -> CallRecord:  # Any: the table is STRICT, and SQLite vouches for the types
     id_, request_id, account_id, front, method, model, outcome, status = row[:8]
     streamed, cut, started_us, duration_us, first_byte_us, sent_bytes, cache, client_ip, *rest = row[8:]
-    prompt_tokens, completion_tokens, cached_tokens, charge_micros, shortfall_micros, settled = rest
+    prompt_tokens, completion_tokens, cached_tokens, charge_micros, shortfall_micros, settled, *translated = rest
+    translate_status, translation_micros = translated
     return CallRecord(
         id=id_,
         request_id=request_id,
@@ -113,4 +114,6 @@ def _record(row: Sequence[Any]) -> CallRecord:  # Any: the table is STRICT, and 
         charge_micros=charge_micros,
         shortfall_micros=shortfall_micros,
         settled=settled,
+        translate_status=translate_status,
+        translation_micros=translation_micros,
     )

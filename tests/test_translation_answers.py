@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.hookspecs import TranslatorSpec
-from gateway.translation import languages, translate_answer
+from gateway.translation.answers import MAX_CHARS, languages, translate_answer
 from gateway.types import TranslationContext
 from tests.chaos import Chaos, answer, sse_answer
 from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native
@@ -28,7 +28,7 @@ def translator(translate: Any = shout) -> TranslatorSpec:  # Any: what a faulty 
 
 
 async def translated(value: object, translate: Any = shout) -> tuple[Any, str]:
-    text, status = await translate_answer(json.dumps(value).encode(), translator(translate), CONTEXT)
+    text, status, _ = await translate_answer(json.dumps(value).encode(), translator(translate), CONTEXT, 5.0)
     return json.loads(text), status
 
 
@@ -55,11 +55,64 @@ async def test_the_documented_texts_are_translated_and_nothing_else() -> None:
     "text", [b'{"text": "LOUD",  "n": 1.0}', b'{"text": " "}', b'{"choices": "x"}', b"[1]", b'"text"']
 )
 async def test_what_needs_no_work_stays_as_it_was_written(text: bytes) -> None:
-    assert await translate_answer(text, translator(), CONTEXT) == (text, "already")
+    assert await translate_answer(text, translator(), CONTEXT, 5.0) == (text, "already", "")
 
 
-async def test_without_a_translator_the_source_goes_out_and_says_so() -> None:
-    assert await translate_answer(b'{"text": "a"}', None, CONTEXT) == (b'{"text": "a"}', "unavailable")
+async def test_of_a_response_its_output_is_translated() -> None:
+    def response(text: str) -> dict[str, Any]:
+        parts = [{"type": "output_text", "text": text, "annotations": []}, {"type": "refusal", "refusal": "no"}]
+        item = {"type": "message", "role": "assistant", "content": parts}
+        return {
+            "id": "resp_1",
+            "output": [{"type": "reasoning", "summary": []}, item],
+            "text": {"format": {"type": "text"}},
+        }
+
+    assert await translated(response("one two")) == (response("ONE TWO"), "translated")
+
+
+async def test_only_what_is_prose_and_not_in_the_language_goes_to_the_translator_and_in_one_batch() -> None:
+    batches = []
+
+    async def kept(texts: Sequence[str], context: TranslationContext) -> list[str]:
+        batches.append(list(texts))
+        return [text.upper() for text in texts]
+
+    text = "## one two\n\nTHREE. See `code.x` at https://a.b/c!\n\n```py\nx = 1\n```\n- four **five** 6.5\n"
+    wanted = "## ONE TWO\n\nTHREE. SEE `code.x` AT https://a.b/c!\n\n```py\nx = 1\n```\n- FOUR **FIVE** 6.5\n"
+    assert await translated({"choices": [{"text": text}, {"text": "six"}]}, kept) == (
+        {"choices": [{"text": wanted}, {"text": "SIX"}]},
+        "translated",
+    )
+    assert batches == [["one two", "See \u27e61\u27e7 at \u27e62\u27e7!", "four **five** \u27e61\u27e7", "six"]]
+
+
+async def test_one_piece_that_fails_leaves_its_source_and_says_so() -> None:
+    async def partly(texts: Sequence[str], context: TranslationContext) -> list[str | None]:
+        return [None if "two" in text else text.upper() for text in texts]
+
+    assert await translated({"text": "one! Two two. Three"}, partly) == ({"text": "ONE! Two two. THREE"}, "partial")
+
+
+async def test_between_sentences_there_is_the_space_that_the_language_wants() -> None:
+    async def chinese(texts: Sequence[str], context: TranslationContext) -> list[str]:
+        return [f"{len(text)}个字。".replace(str(len(text)), "几") for text in texts]
+
+    async def english(texts: Sequence[str], context: TranslationContext) -> list[str]:
+        return ["Some words." for _ in texts]
+
+    for tag, translate, source, wanted in [
+        ("zh-Hans", chinese, "One here. Two here.\n\nThree here.", "几个字。几个字。\n\n几个字。"),
+        ("en", english, "一句话。两句话。", "Some words. Some words."),
+    ]:
+        spec = TranslatorSpec("x", tag, lambda text: "." not in text and "\u3002" not in text, translate)
+        got, _, _ = await translate_answer(json.dumps({"text": source}).encode(), spec, CONTEXT, 5.0)
+        assert json.loads(got)["text"] == wanted
+
+
+async def test_an_answer_that_is_too_long_stays() -> None:
+    value = {"text": "a b. " * (MAX_CHARS // 5 + 1)}
+    assert await translated(value) == (value, "failed")
 
 
 async def raising(texts: Sequence[str], context: TranslationContext) -> list[str]:
@@ -68,10 +121,6 @@ async def raising(texts: Sequence[str], context: TranslationContext) -> list[str
 
 async def too_few(texts: Sequence[str], context: TranslationContext) -> list[str]:
     return []
-
-
-async def no_texts(texts: Sequence[str], context: TranslationContext) -> list[None]:
-    return [None for _ in texts]
 
 
 async def nothing(texts: Sequence[str], context: TranslationContext) -> None:
@@ -95,7 +144,6 @@ async def cancelling_its_own(texts: Sequence[str], context: TranslationContext) 
 FAULTY = [
     raising,
     too_few,
-    no_texts,
     nothing,
     half_a_pair,
     exiting,
@@ -114,13 +162,20 @@ async def test_a_faulty_translator_leaves_the_source(faulty: Any, caplog: pytest
     assert "a secret" not in caplog.text
 
 
+async def test_a_translator_may_leave_every_text_as_it_is() -> None:
+    async def no_texts(texts: Sequence[str], context: TranslationContext) -> list[None]:
+        return [None for _ in texts]
+
+    assert await translated({"text": "a"}, no_texts) == ({"text": "a"}, "failed")
+
+
 async def test_a_translator_that_hangs_leaves_the_source_at_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
     async def hang(texts: Sequence[str], context: TranslationContext) -> list[str]:
         await asyncio.Event().wait()
         return []
 
     text = b'{"text": "a"}'
-    assert await translate_answer(text, translator(hang), CONTEXT, deadline_s=0.01) == (text, "failed")
+    assert await translate_answer(text, translator(hang), CONTEXT, 0.01) == (text, "failed", "a")
     assert "translation to loud failed: TimeoutError" in caplog.text
 
 
@@ -129,10 +184,8 @@ async def test_whatever_the_decision_raises_leaves_the_source(error: type[BaseEx
     def decide(text: str) -> bool:
         raise error
 
-    assert await translate_answer(b'{"text": "a"}', TranslatorSpec("x", "de", decide, shout), CONTEXT) == (
-        b'{"text": "a"}',
-        "failed",
-    )
+    spec = TranslatorSpec("x", "de", decide, shout)
+    assert await translate_answer(b'{"text": "a"}', spec, CONTEXT, 5.0) == (b'{"text": "a"}', "failed", "")
 
 
 async def test_the_operator_hears_of_a_slow_decision(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +193,7 @@ async def test_the_operator_hears_of_a_slow_decision(caplog: pytest.LogCaptureFi
         time.sleep(0.11)  # the plugin's fault
         return True
 
-    await translate_answer(b'{"text": "a"}', TranslatorSpec("snail", "de", decide, shout), CONTEXT)
+    await translate_answer(b'{"text": "a"}', TranslatorSpec("snail", "de", decide, shout), CONTEXT, 5.0)
     assert "the translator to snail held up every call" in caplog.text
 
 
@@ -184,7 +237,7 @@ async def fail(texts, context):
 
 @hookimpl
 def gateway_translators():
-    return [TranslatorSpec("loud", "de", str.isupper, shout), TranslatorSpec("en", "en", str.isupper, fail)]
+    return [TranslatorSpec("loud", "de", str.isupper, shout), TranslatorSpec("broken", "da", str.isupper, fail)]
 """
 SOURCE = '{"choices": [{"message": {"content": "Grüße 你好"}}],  "n": 1.0}'.encode()
 
@@ -194,7 +247,9 @@ def translating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with a translator that works and one that fails."""
     directory = tmp_path_factory.mktemp("plugins")
     (directory / "translating.py").write_text(PLUGIN)
-    with gateway_before_chaos(arguments=("--plugins-dir", str(directory))) as gateway:
+    with gateway_before_chaos(
+        config='[plugins]\noff = ["ru"]\n', arguments=("--plugins-dir", str(directory))
+    ) as gateway:
         yield gateway
 
 
@@ -213,7 +268,7 @@ async def ask(gateway: Gateway, front: str, lang: str) -> Answer:
     [
         ("", "Grüße 你好", None),
         ("loud", "GRÜSSE 你好 (v1/chat/completions, tester)", "translated"),
-        ("en", "Grüße 你好", "failed"),
+        ("broken", "Grüße 你好", "failed"),
         ("ru", "Grüße 你好", "unavailable"),
     ],
 )
