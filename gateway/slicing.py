@@ -21,6 +21,8 @@ _Step: TypeAlias = tuple[JsonValue, _Object | None]  # a delta or a piece of tex
 _DONE: Final = b"data: [DONE]\n\n"
 _PIECE_CHARS: Final = 16
 _MOST_PIECES: Final = 1000  # about so many of a long answer: each has some 200 bytes around it
+_MOST_GROWTH: Final = 32  # pieces of _PIECE_CHARS make about 17
+_SMALL_BYTES: Final = 65_536
 _HEAD: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 _TEXTS: Final = ("reasoning_content", "reasoning", "content", "refusal")  # in the order in which a model writes them
 _COLUMNS: Final = ({"content", "refusal"}, {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
@@ -41,9 +43,20 @@ def sliced(method: str, answer: bytes, *, include_usage: bool) -> bytes | None:
         if merged(method, [chunk]) != whole or (include_usage and "usage" not in chunk):
             return None
         piece_chars = max(_PIECE_CHARS, len(answer) // _MOST_PIECES)
-        return b"".join(_events(shape, chunk, piece_chars, include_usage=include_usage))
+        events = _events(shape, chunk, piece_chars, include_usage=include_usage)
+        return _joined(events, _MOST_GROWTH * len(answer) + _SMALL_BYTES)
     except (Untellable, RecursionError, orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
+
+
+def _joined(events: Iterator[bytes], limit_bytes: int) -> bytes:
+    """The stream; Untellable where it outgrows its answer as only one with an endless id or empty calls does."""
+    stream = bytearray()
+    for event in events:
+        stream += event
+        if len(stream) > limit_bytes:
+            raise Untellable("the stream is too large")
+    return bytes(stream)
 
 
 def _events(shape: _Shape, chunk: _Object, piece_chars: int, *, include_usage: bool) -> Iterator[bytes]:
@@ -69,8 +82,10 @@ def _parts(shape: _Shape, choice: _Object, piece_chars: int) -> Iterator[_Object
     blank: _Object = {name: None for name in shape.members if name in choice}
     blank["index"] = choice["index"]
     for content, logprobs in shape.steps(choice, piece_chars):
-        blank[shape.content] = content
-        yield blank if logprobs is None else {**blank, "logprobs": logprobs}
+        part: _Object = {**blank, shape.content: content}
+        if logprobs is not None:
+            part["logprobs"] = logprobs
+        yield part
     last: _Object = {shape.content: shape.nothing, "finish_reason": choice["finish_reason"]}
     yield {**choice, **blank, **last}
 

@@ -395,6 +395,17 @@ def test_a_long_answer_comes_in_longer_pieces_and_grows_little() -> None:
     assert stream.count(b"\n\n") < 1200
 
 
+@pytest.mark.parametrize("more", [{"id": "x" * 100_000}, {"system_fingerprint": "x" * 100_000}])
+def test_an_answer_whose_chunks_would_repeat_too_much_is_not_sliced(more: dict[str, Any]) -> None:
+    assert not is_sliced(chat(said("word " * 10_000), **more))
+    assert is_sliced(chat(said("word"), **more))
+
+
+def test_an_answer_of_countless_empty_calls_is_not_sliced() -> None:
+    assert not is_sliced(chat(said(None, tool_calls=[{}] * 10_000)))
+    assert is_sliced(chat(said(None, tool_calls=[CALL] * 10_000)))
+
+
 def test_a_long_answer_takes_linear_time() -> None:
     def seconds(size: int) -> float:
         answer = json.dumps(chat(said("w" * size, tool_calls=[CALL] * (size // 100)))).encode()
