@@ -16,10 +16,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("__init__", "amounts", "errors", "minute", "running", "sweeping"),
     ("types",),
-    ("arguments",),
+    ("arguments", "merging"),
     ("client_side", "credentials", "form_model", "ids", "login_guard", "page_tokens", "request_head", "sse", "usage"),
-    ("config_checks", "config_values", "hookspecs", "methods", "progress"),
-    ("config",),
+    ("assembly", "config_checks", "config_values", "hookspecs", "methods", "progress"),
+    ("config", "slicing"),
     ("charging", "formatting", "metering", "plugin_loading", "store", "tokens", "upstream"),
     ("accounts", "billing", "limits", "plain"),
     ("server", "settling", "translation"),
