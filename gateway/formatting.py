@@ -12,10 +12,12 @@ import logging
 import threading
 import traceback
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import accumulate
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 import orjson
@@ -27,6 +29,8 @@ from gateway.running import own_task
 from gateway.types import MAX_DEPTH, Document, JsonValue, RenderingRefused
 
 LOG = logging.getLogger("gateway.formatting")
+
+Value = TypeVar("Value")
 
 MAX_VALUES = 500_000
 """How many values a client's arguments may hold, containers included. OpenAI takes 300,000 tokens in one call."""
@@ -76,11 +80,9 @@ def read_object(text: bytes) -> dict[str, JsonValue]:
     worst (32 MB of brackets in a string), and mostly 4.
     """
     try:
-        if len(text) < _COLLECTED_BYTES:
-            value = orjson.loads(text)
-        else:
+        if len(text) >= _COLLECTED_BYTES:
             _check_number(text)
-            value = _loads_uncollected(text)
+        value: JsonValue = uncollected(orjson.loads, text)
         if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
             _check_depth(text)
     except orjson.JSONDecodeError as error:
@@ -196,16 +198,15 @@ def _refusal(spec: FormatterSpec, why: str) -> GatewayError:
     return GatewayError("5000", f"the answer cannot be rendered as {spec.name}: {why}")
 
 
-def _loads_uncollected(text: bytes) -> JsonValue:
+def uncollected(parse: Callable[[bytes], Value], text: bytes) -> Value:
     """Parses a large text without the garbage collector, which makes a text of brackets take ten times as long."""
-    enabled = gc.isenabled()
-    gc.disable()  # for no other thread: orjson does not let go of the interpreter's lock
+    if len(text) < _COLLECTED_BYTES or not gc.isenabled():
+        return parse(text)
+    gc.disable()
     try:
-        value: JsonValue = orjson.loads(text)
+        return parse(text)
     finally:
-        if enabled:
-            gc.enable()
-    return value
+        gc.enable()
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> None:
