@@ -23,6 +23,8 @@ from aiohttp import web
 
 from gateway.accounts import AccountDirectory
 from gateway.billing import Billing
+from gateway.cache_store import MemoryCache
+from gateway.caching import Cache
 from gateway.charging import Prices, translation_price
 from gateway.config import LogSettings, Settings, UpstreamSettings, api_key
 from gateway.delivery import Delivery
@@ -43,8 +45,10 @@ from gateway.plugin_loading import Plugins, load_plugins
 from gateway.request_head import RequestHead, is_valid
 from gateway.route import Road, Upstream
 from gateway.server import SENT, SENT_LAST, ClientConnection, Server
+from gateway.store.cache_entries import Clearing
 from gateway.store.counting import Days
 from gateway.store.sqlite import CHECK_LIMIT_S, SqliteStore, open_store
+from gateway.store.sqlite_cache import DiskCache
 from gateway.tokens import counter_of
 from gateway.translation.answers import languages
 from gateway.translation.engines import ChatEngine, Engine, LibreTranslateEngine, Service
@@ -216,7 +220,9 @@ async def serve(
         upstream = _open_upstream(_upstream(settings), key)
         stack.callback(upstream.pool.close)
         translation = Translation(plugins.translators, _interpreter(settings, stack), settings.translation)
-        road = _road(settings, plugins, accounts, upstream, store, translation)
+        cache = _cache(settings, upstream, store)
+        stack.callback(cache.close)
+        road = _road(settings, plugins, accounts, upstream, store, translation, cache)
         application = Application(settings, road)
         stack.push_async_callback(application.finish)
         server = Server(application.handle, application.handle_plain, settings.server)
@@ -281,6 +287,7 @@ def _road(
     upstream: Upstream,
     store: SqliteStore,
     translation: Translation,
+    cache: Cache,
 ) -> Road:
     defaults = settings.defaults
     langs = languages(plugins.translators)
@@ -301,6 +308,7 @@ def _road(
         accounts=accounts,
         upstream=upstream,
         translation=translation,
+        cache=cache,
         delivery=_delivery(_upstream(settings), translation),
         writing=Writing(
             plugins.formatters,
@@ -356,6 +364,21 @@ def _service(settings: UpstreamSettings, key: str, timeout_s: float, stack: cont
     upstream = _open_upstream(settings, key)
     stack.callback(upstream.pool.close)
     return Service(upstream.target, upstream.pool, timeout_s)
+
+
+def _cache(settings: Settings, upstream: Upstream, store: SqliteStore) -> Cache:
+    chosen = settings.cache
+    memory, secret = MemoryCache(chosen.memory_bytes), store.pepper.key_for("cache")
+    disk = None
+    if chosen.disk_file and chosen.memory_bytes:
+        loop = asyncio.get_running_loop()
+
+        def cleared(clearing: Clearing) -> None:
+            loop.call_soon_threadsafe(lambda: memory.clear(clearing.selection, until=clearing.at))
+
+        disk = DiskCache(Path(chosen.disk_file), secret, chosen.disk_bytes, cleared=cleared)
+    limit = _upstream(settings).max_answer_bytes
+    return Cache(chosen, secret, upstream.target.name, upstream.pool, limit, memory, disk)
 
 
 def _delivery(settings: UpstreamSettings, translation: Translation) -> Delivery:

@@ -70,6 +70,7 @@ class Bill:
         "held_micros",
         "key",
         "model",
+        "percent",
         "price",
         "received_bytes",
         "settled",
@@ -97,6 +98,14 @@ class Bill:
         self._milliseconds = 0
         self._whole: bytes | None = None
         self.status = 0
+        self.percent = 100  # of the price: less for an answer that was kept
+
+    def discount(self, percent: int) -> None:
+        """Lets the call pay no more than so much of its price."""
+        self.percent = percent
+        self.at_most_micros = -(-self.at_most_micros * percent // 100)
+        if not self.at_most_micros:
+            self.price = None
 
     @property
     def holds(self) -> bool:
@@ -281,7 +290,7 @@ class Billing:
         price = bill.price
         if code == "2000":
             pays = price is not None and "2000" in self.charging.charged and bill.status not in FREE_STATUSES
-            return NOTHING, price.per_call if pays and price is not None else 0
+            return NOTHING, -(-price.per_call * bill.percent // 100) if pays and price is not None else 0
         cut_off = begun and code != "0000"
         if code == "4000" or (code != "0000" and not cut_off):  # a fault of ours is nobody else's cost
             return NOTHING, 0
@@ -290,7 +299,8 @@ class Billing:
             return use, 0
         if cut_off and code != "4016" and self.upstream.upstream_cut == "nothing":
             return use, 0
-        return use, price.cost(use) + (translation if self.translations is not None else 0)
+        cost = -(-price.cost(use) * bill.percent // 100)
+        return use, cost + (translation if self.translations is not None else 0)
 
     def settlement(self, bill: Bill, record: CallRecord) -> Settlement:
         """How a held call ends. What was charged keeps its key; a call that failed may be made again under it."""

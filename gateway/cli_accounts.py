@@ -99,6 +99,12 @@ _LIMITS: tuple[_Change, ...] = (
 )
 
 
+def _cache(text: str) -> bool | None:
+    if text not in {"yes", "no", "default"}:
+        raise ValueError("expected yes, no or default")
+    return None if text == "default" else text == "yes"
+
+
 def _yes_or_no(text: str) -> bool:
     if text not in {"yes", "no"}:
         raise ValueError("expected yes or no")
@@ -111,6 +117,7 @@ _CHANGES: tuple[_Change, ...] = (
     ("--stopped-methods", "stopped_methods", _globs, "GLOB,…", "Methods that are stopped for it; '' is none."),
     ("--expires", "expires_at", _expiry, "DATE", "The last day it works, a moment, or 'never'."),
     ("--allow-from", "allow_from", _networks, "CIDR,…", "The only addresses it may call from; '' is any."),
+    ("--cache", "cache", _cache, "yes|no|default", "Whether its calls use the cache where they do not say."),
     ("--lang-prompt", "lang_prompt", _yes_or_no, "yes|no", "Whether its image prompts are translated to English."),
 )
 
@@ -332,7 +339,13 @@ def _print_described(description: dict[str, Any], as_json: bool) -> None:
         print_fields([(name.replace("_", " "), _text(name, value)) for name, value in description.items()])
 
 
-_UNRESTRICTED = {"methods": "every", "allow_from": "anywhere", "expires": "never", "price_list": "none"}
+_UNRESTRICTED = {
+    "methods": "every",
+    "allow_from": "anywhere",
+    "expires": "never",
+    "price_list": "none",
+    "cache": "default",
+}
 
 
 def _text(name: str, value: object) -> str:
@@ -369,6 +382,7 @@ def _description(account: Account, counts: CallCounts | None, settings: Settings
         "stopped_methods": list(account.stopped_methods),
         "allow_from": [str(network) for network in account.allow_from],
         "lang_prompt": account.lang_prompt,
+        "cache": None if account.cache is None else account.cache,
         "expires": None if account.expires_at is None else moment_text(account.expires_at, settings),
         "created": moment_text(account.created_at, settings),
     }

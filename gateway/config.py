@@ -178,6 +178,20 @@ class TranslationSettings(Section, frozen=True):
     per_1k_completion: str = "0"
 
 
+class CacheSettings(Section, frozen=True):
+    """Answers that are kept and given again: where, how long, and to whom."""
+
+    memory_bytes: Annotated[int, Meta(ge=0)] = 67_108_864  # 0: nothing is kept
+    disk_file: str = ""  # empty: in memory only
+    disk_bytes: PositiveBytes = 1_073_741_824
+    life: dict[str, float] = {}  # seconds by method; 0: not kept
+    groups: dict[str, list[str]] = {}  # of accounts, by name, that share their answers
+    share: bool = True  # one upstream call for identical ones that are under way at the same time
+    pace: bool = False  # a stream comes again as it came, not at once
+    tool_calls: bool = False  # answers that call tools are kept too
+    charged_percent: Annotated[int, Meta(ge=0, le=100)] = 100  # of the price, for an answer that was kept
+
+
 class DefaultsSettings(Section, frozen=True):
     """What a call gets that does not say."""
 
@@ -238,6 +252,7 @@ class Settings(Section, frozen=True):
     limits: LimitsSettings = LimitsSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
     translation: TranslationSettings = TranslationSettings()
+    cache: CacheSettings = CacheSettings()
     defaults: DefaultsSettings = DefaultsSettings()
     methods: MethodsSettings = MethodsSettings()
     plugins: PluginsSettings = PluginsSettings()
@@ -399,6 +414,7 @@ def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> S
         settings,
         store=msgspec.structs.replace(store, url=url, pepper_file=source.path(store.pepper_file)),
         plugins=msgspec.structs.replace(settings.plugins, directory=source.path(settings.plugins.directory)),
+        cache=msgspec.structs.replace(settings.cache, disk_file=source.path(settings.cache.disk_file)),
         translation=msgspec.structs.replace(
             settings.translation,
             url=settings.translation.url.rstrip("/"),
@@ -447,6 +463,7 @@ def _check(settings: Settings, source: Source) -> None:
         ("store.pepper_env", [settings.store.pepper_env], variable_fault),
         ("shared.url", [settings.shared.url], shared_fault),
         ("defaults.timezone", [settings.defaults.timezone], timezone_fault),
+        ("cache.disk_file", [settings.cache.disk_file], path_fault),
         ("plugins.directory", [settings.plugins.directory], path_fault),
         ("charging.charged", settings.charging.charged, code_fault),
         *_translation_checks(settings.translation, [upstream.name for upstream in settings.upstream]),

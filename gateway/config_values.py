@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+_EXAMPLES = {"numbers": '"a" = 1.5', "texts": '"a" = "b"', "lists of texts": '"a" = ["b", "c"]'}
 SectionType = TypeVar("SectionType", bound=msgspec.Struct)
 
 
@@ -77,7 +78,8 @@ def _allowed(type_: Any) -> str:
     if origin is tuple:
         return "a list of texts"
     if origin is dict:
-        return 'a table of texts such as {"a" = "b"}'
+        of = {float: "numbers", str: "texts"}.get(get_args(type_)[1], "lists of texts")
+        return f"a table of {of} such as {{{_EXAMPLES[of]}}}"
     if type_ is bool:
         return "true or false"
     if origin is not Annotated:

@@ -45,12 +45,15 @@ class Progress:
     `asked` holds the gateway's own parameters as the caller wrote them, for refusals before there is a call. `outcome`
     is what the row will say if nothing more happens: while a success of the upstream's is delivered it is success, and
     a client that leaves then changes nothing about it. `replayed` are request_id and row of the call whose answer is
-    given again. `translating` is None where no text is to be translated. `logged` is the row that was settled before
-    the answer's end. `detached`: the client has left, and what the upstream still sends is read to its end.
+    given again. `cache` is hit, miss, shared (another's call answered), off or replay; of a hit `age_s` tells its age,
+    and `made_of` what it was made of where it was kept as the other of stream and whole. `translating` is None where no
+    text is to be translated. `logged` is the row that was settled before the answer's end. `detached`: the client has
+    left, and what the upstream still sends is read to its end.
     """
 
     __slots__ = (
         "account",
+        "age_s",
         "asked",
         "cache",
         "call",
@@ -60,6 +63,7 @@ class Progress:
         "first_byte_at",
         "front",
         "logged",
+        "made_of",
         "outcome",
         "replayed",
         "request_id",
@@ -97,6 +101,8 @@ class Progress:
         self.settled: Settled = "free"
         self.logged: CallRecord | None = None
         self.cache = "off"
+        self.age_s: float | None = None
+        self.made_of = ""
         self.replayed: tuple[str, int] | None = None
         self.detached = False
 
@@ -116,9 +122,21 @@ class Progress:
         if self.replayed is not None:
             error_code += "Idempotent-Replayed: true\r\n"
         return (
-            f"X-Request-Id: {request_id}\r\nX-Last-Id: {last_id}\r\n{error_code}X-Cache: off\r\n{translated}"
+            f"X-Request-Id: {request_id}\r\nX-Last-Id: {last_id}\r\n{error_code}{self._cache_fields}{translated}"
             f"Server-Timing: {upstream}total;dur={(now - self.started) * 1e3:.1f}\r\n"
         )
+
+    @property
+    def _cache_fields(self) -> str:
+        """What the cache had to do with it."""
+        if self.cache in {"off", "replay"}:
+            return "X-Cache: off\r\n"
+        if self.cache == "miss":
+            return "X-Cache: miss\r\n"
+        if self.cache == "shared":
+            return "X-Cache: miss\r\nX-Cache-Shared: true\r\n"
+        made_of = f"X-Cache-Made-Of: {self.made_of}\r\n" if self.made_of else ""
+        return f"X-Cache: hit\r\nAge: {int(self.age_s or 0)}\r\n{made_of}"
 
     def record(self, account: Account, now: float, status: int, sent_at: float | None, sent_bytes: int) -> CallRecord:
         """The row of the call log."""

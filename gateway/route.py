@@ -1,7 +1,7 @@
 """The road that every call takes, from top to bottom: read this file first.
 
     read the call -> find the account -> check method and price -> enter the limits -> hold
-        -> translate the prompt -> reach the upstream, or answer it ourselves
+        -> look in the cache -> translate the prompt -> reach the upstream, or answer it ourselves
         -> translate, format, settle, answer -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
@@ -19,6 +19,7 @@ from time import monotonic
 
 from gateway.accounts import AccountDirectory
 from gateway.billing import Billing, fingerprint, key_in_use
+from gateway.caching import Cache, Plan, wish_of
 from gateway.config import MethodsSettings
 from gateway.credentials import Credentials
 from gateway.delivery import Delivery
@@ -67,6 +68,7 @@ class Road:
     accounts: AccountDirectory
     upstream: Upstream
     translation: Translation
+    cache: Cache
     delivery: Delivery
     writing: Writing
     own: OwnMethods
@@ -107,6 +109,12 @@ class Road:
         if reading.idempotency_key is not None and await self._repeat(client, progress, account, reading):
             return
         progress.slot = await self.limits.enter(account, progress.started_at)
+        plan = self._plan(client, account, reading, settler)
+        kept = await self.cache.find(plan) if plan is not None else None
+        if kept is not None:
+            progress.cache, progress.age_s, progress.made_of = "hit", kept.age_s, kept.made_of
+            if settler is not None:
+                settler.bill.discount(self.cache.settings.charged_percent)
         if settler is not None and settler.bill.holds:
             await self.billing.hold(settler.bill, progress.started_at)
         if call.method in self.own.specs:
@@ -115,10 +123,18 @@ class Road:
         arguments = call.arguments
         if self.translation.wants_prompt(account, call):
             arguments = await self.translation.prompt(call, progress)
-        request, pool = self._request(reading, arguments, settler), self.upstream.pool
-        link = pool.take_idle() or await pool.connect()
+        pool = self.upstream.pool
+        if kept is not None:
+            link = self.cache.replay(kept, at_its_pace=self._keeps_pace(call))
+        elif plan is not None:
+            link, shares = self.cache.shared(plan, self._request(reading, arguments, settler))
+            progress.cache = "shared" if shares else "miss"
+        else:
+            request = self._request(reading, arguments, settler)
+            link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
-            link.send(request)
+            if plan is None:
+                link.send(request)
             link.outlives_client = settler is not None and self.billing.reads_on(settler.bill)
             head = await (link.answer() if upload is None else self._answer_to_upload(link, upload, settler))
             progress.upstream_s = monotonic() - progress.started
@@ -204,6 +220,25 @@ class Road:
         await Writer(self.writing, client, progress, self.accounts).whole(answer)
         if progress.settler is None:
             progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's
+
+    def _plan(self, client: Client, account: Account, reading: Reading, settler: Settler | None) -> Plan | None:
+        """The cache's part in a call; None where it has none. One that is told apart by its key has its own memory."""
+        call = reading.call
+        if reading.upload is not None or reading.idempotency_key is not None or call.cache is False:
+            return None
+        if not is_relayed(call.method) or self.translation.wants_prompt(account, call):
+            return None
+        wanted = call.cache if call.cache is not None else account.cache
+        if wanted is None:
+            wanted = call.front == "custom"
+        wish = wish_of(wanted, client.head.headers.get("Cache-Control"))
+        options = call.arguments.values.get("stream_options")
+        asks_usage = isinstance(options, dict) and options.get("include_usage") is True
+        with_usage = asks_usage or (settler is not None and settler.asks_usage)
+        return self.cache.plan(call, account, wish, reading.headers, with_usage=with_usage)
+
+    def _keeps_pace(self, call: Call) -> bool:
+        return self.cache.settings.pace if call.cache_pace is None else call.cache_pace
 
     def _answer_to_upload(
         self, link: UpstreamConnection, upload: Upload, settler: Settler | None

@@ -81,6 +81,7 @@ class Account:
     per_day: int | None = None
     total: int | None = None
     price_list: str = ""  # of the configuration's prices; empty: those for everyone
+    cache: bool | None = None  # whether its calls use the cache; None: as the front has it
     lang_prompt: bool = False  # whether prompts of image methods are translated to English
     balance_micros: int = 0  # as it was when the account was read: what counts is in the store
     held_micros: int = 0  # likewise
@@ -117,7 +118,8 @@ class Call(PerCall, frozen=True):
     result_type: str | None = "json"  # None: the native front's plain body
     lang: str | None = None  # None: not asked for
     lang_prompt: bool | None = None  # whether the prompt is to be translated; None: not said
-    cache: bool = True
+    cache: bool | None = None  # whether it may come from the cache; None: not said
+    cache_pace: bool | None = None  # a kept stream comes as it came; None: not said
     version: int = 1  # of the envelope
     stream: bool = False
     client_ip: str = ""
@@ -183,7 +185,7 @@ class CallRecord(PerCall, frozen=True):
     duration_s: float
     first_byte_s: float | None
     sent_bytes: int
-    cache: str = "off"  # hit, miss, off
+    cache: str = "off"  # hit, miss, shared (with another call that was under way), replay (of an idempotency key), off
     client_ip: str = ""
     prompt_tokens: int | None = None  # as the upstream counted them; None: it said nothing
     completion_tokens: int | None = None

@@ -121,6 +121,8 @@ def gateway_process(
         command = [sys.executable, "-m", "gateway", "demo", "--port", "0"]
         if upstream is not None:
             config_path = directory / "gateway.toml"
+            if "[cache]" not in config:  # most tests call the same thing again and again, and want it asked again
+                config += "\n[cache]\nmemory_bytes = 0\n"
             if "[limits]" not in config:  # all tests call from one address, many with wrong keys
                 config += "\n[limits]\nfailed_logins_per_minute = 0\n"
             config_path.write_text(

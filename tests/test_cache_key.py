@@ -115,7 +115,9 @@ def test_another_secret_gives_another_key() -> None:
 def test_what_only_the_gateway_reads_does_not_change_the_key() -> None:
     values = arguments_of('{"model":"m"}')
     plain = Call("1.x", "native", "v1/embeddings", "POST", values)
-    other = Call("2.y", "custom", "v1/embeddings", "POST", values, "", "xml", "cn", True, 2, True, "192.0.2.1")
+    other = Call(
+        "2.y", "custom", "v1/embeddings", "POST", values, "", "xml", "cn", None, True, True, 2, True, "192.0.2.1"
+    )
     assert key_of(plain) == key_of(other)
 
 

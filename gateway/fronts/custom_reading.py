@@ -34,8 +34,8 @@ from gateway.request_head import RequestHead
 from gateway.types import NO_ARGUMENTS, Arguments, Call, JsonValue, PerCall, RenderingRefused
 
 OWN_PARAMETERS = frozenset({
-    "key", "secret", "api_name", "method", "api", "_o_args", "cache", "result_type", "lang", "lang_prompt", "version",
-    "_method",    "idempotency_key",
+    "key", "secret", "api_name", "method", "api", "_o_args", "cache", "cache_pace", "result_type", "lang",
+    "lang_prompt", "version", "_method", "idempotency_key",
 })  # fmt: skip
 IGNORED_PARAMETERS = frozenset({
     "sign", "dateline", "guest_ip", "source_data", "session", "desc_lang", "prop_lang", "API_type",
@@ -289,7 +289,8 @@ def _call(parameters: _Parameters, client: Client, known: Known, request_id: str
         result_type=own.get("result_type") or "json",
         lang=own.get("lang") or known.enforced_lang,
         lang_prompt=yes_or_no(own.get("lang_prompt")),
-        cache=own.get("cache") != "no",
+        cache=yes_or_no(own.get("cache")),
+        cache_pace=yes_or_no(own.get("cache_pace")),
         version=2 if own.get("version") == "2" else 1,
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,

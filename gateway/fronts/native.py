@@ -25,7 +25,9 @@ from gateway.methods import Method, check_required, known_method, name_from_path
 from gateway.request_head import RequestHead
 from gateway.types import NO_ARGUMENTS, Arguments, Call, PerCall
 
-OWN_PARAMETERS = frozenset({"result_type", "lang", "lang_prompt", "cache", "key", "secret", "idempotency_key"})
+OWN_PARAMETERS = frozenset(
+    {"result_type", "lang", "lang_prompt", "cache", "cache_pace", "key", "secret", "idempotency_key"}
+)
 """Query parameters that are the gateway's; every other one is the upstream's."""
 
 VERBS = ("GET", "POST", "DELETE", "PUT", "PATCH")
@@ -75,7 +77,8 @@ async def read_call(
         result_type=_one_of(own, "result_type", known.result_types) if own else None,
         lang=(_one_of(own, "lang", known.languages) if own else None) or known.enforced_lang,
         lang_prompt=yes_or_no(_one_of(own, "lang_prompt", ("yes", "no"))) if own else None,
-        cache=_one_of(own, "cache", ("yes", "no")) == "yes" if own else False,
+        cache=yes_or_no((_one_of(own, "cache", ("yes", "no")) if own else None) or head.cache),
+        cache_pace=yes_or_no(_one_of(own, "cache_pace", ("yes", "no"))) if own else None,
         stream=arguments.values.get("stream") is True,
         client_ip=client.ip,
     )
@@ -98,6 +101,7 @@ class _Head(PerCall, frozen=True):
     holds_arguments: bool
     passed_headers: str
     idempotency: str | None  # the header
+    cache: str | None  # the header
     fault: GatewayError | None  # of the query; a missing argument is told before it
 
 
@@ -126,6 +130,7 @@ def _read_head(request: RequestHead, own: dict[str, str]) -> _Head:
         holds_arguments=_holds_arguments(request, method),
         passed_headers=_passed_headers(request),
         idempotency=request.headers.get("Idempotency-Key"),
+        cache=_cache(request.headers.get("X-Cache")),
         fault=fault,
     )
     if fault is None:
@@ -192,6 +197,11 @@ def _content_type(client: Client) -> str:
     if not _MEDIA_TYPE.fullmatch(content_type):
         raise GatewayError("4003", "Content-Type holds characters that no header may")
     return content_type
+
+
+def _cache(header: str | None) -> str | None:
+    """What the header X-Cache asks for; anything but yes and no asks for nothing."""
+    return header if header in {"yes", "no"} else None
 
 
 def _passed_headers(request: RequestHead) -> str:

@@ -42,6 +42,7 @@ class Known:
     def __post_init__(self) -> None:
         values: dict[str, Collection[str]] = {
             "cache": ("yes", "no"),
+            "cache_pace": ("yes", "no"),
             "result_type": self.result_types,
             "lang": self.languages,
             "lang_prompt": ("yes", "no"),

@@ -359,6 +359,7 @@ class Writer:
             duration_s=monotonic() - progress.started,
             default_lang=self._writing.default_lang,
             translating=progress.translating,
+            cached=progress.cache == "hit",
             charge=amount_text(progress.charge_micros),
         )
         return extended(text, code, progress.call, progress.account, facts, self._client.ip, self._writing.zone)

@@ -38,6 +38,7 @@ _FIELDS = (
     "total",
     "price_list",
     "lang_prompt",
+    "cache",
     "created_at",
 )
 # Never falls back, since deleted accounts stay as tombstones.
@@ -210,13 +211,14 @@ def _values(account: Account) -> list[apsw.SQLiteValue]:
         account.total,
         account.price_list,
         account.lang_prompt,
+        account.cache,
         account.created_at,
     ]
 
 
 def _account(row: Sequence[Any]) -> Account:  # Any: the tables are STRICT, and SQLite vouches for the types
     id_, name, key, digest, stopped, expires_at, methods, stopped_methods, allow_from, *rest = row
-    concurrency, per_minute, tokens_per_minute, per_day, total, price_list, lang_prompt, *rest = rest
+    concurrency, per_minute, tokens_per_minute, per_day, total, price_list, lang_prompt, cache, *rest = rest
     created_at, balance, held = rest
     return Account(
         id=id_,
@@ -235,6 +237,7 @@ def _account(row: Sequence[Any]) -> Account:  # Any: the tables are STRICT, and 
         total=total,
         price_list=price_list,
         lang_prompt=bool(lang_prompt),
+        cache=None if cache is None else bool(cache),
         balance_micros=balance,
         held_micros=held,
         created_at=created_at,

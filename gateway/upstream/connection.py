@@ -65,7 +65,7 @@ class Watch(Protocol):
 def recorded(pool: Pool, answer: bytes) -> UpstreamConnection:
     """A connection on which this whole answer, head included, has just come: it is delivered like any other."""
     link = UpstreamConnection(pool)
-    link.state = HEAD
+    link.expect_answer()
     link.data_received(answer)
     return link
 
@@ -221,6 +221,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake_writer()
 
     # the request
+
+    def expect_answer(self) -> None:
+        """Begins an exchange whose request somebody else sends, or has sent."""
+        self.state = HEAD
+        self.started_at = self.read_at = monotonic()
 
     def send(self, data: bytes) -> None:
         """Begins an exchange: `data` is a request's head and as much of its body as is at hand."""

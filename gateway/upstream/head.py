@@ -6,7 +6,7 @@ Pure: bytes in, a value out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -54,6 +54,11 @@ class ResponseHead:
     def lines(self, wanted: re.Pattern[bytes]) -> list[bytes]:
         """The header lines that `wanted`, made by `lines_named`, finds, without their line ends."""
         return wanted.findall(self._text)
+
+    def lines_without(self, names: Collection[bytes]) -> list[bytes]:
+        """The header lines, without their ends, but for those of these names (in lower case)."""
+        lines = self._text.split(b"\r\n")[1:-2]
+        return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
     def _value(self, start: int) -> bytes:
         return self._text[start : self._text.index(b"\r\n", start)].strip(b" \t")

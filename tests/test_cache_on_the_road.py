@@ -1,0 +1,420 @@
+"""The cache on both fronts, before a scripted upstream: what is answered again, to whom, and what is asked once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.books import check_books, database_of, rows
+from tests.chaos import (
+    LAST_CHUNK,
+    Chaos,
+    Close,
+    Cut,
+    Exchange,
+    Script,
+    WaitFor,
+    answer,
+    chunk,
+    head,
+    json_answer,
+    sse_answer,
+    sse_head,
+)
+from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native, read_to_end, request_bytes
+
+CHAT = "v1/chat/completions"
+
+
+def started(config: str = "", cache: str = "") -> Iterator[Gateway]:
+    with gateway_before_chaos(f"{config}\n[cache]\n{cache}\n") as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    yield from started()
+
+
+_number = iter(range(1_000_000))
+
+
+def fresh(**more: Any) -> dict[str, Any]:
+    """Arguments that nobody has asked for yet."""
+    return {"model": "m", "messages": [{"role": "user", "content": f"question {next(_number)}"}], **more}
+
+
+def chat(text: str = "Hello.", **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    return {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+        **more,
+    }
+
+
+def piece(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    value = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+USAGE = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}\n\n'  # noqa: E501  # as it comes
+STREAM = [
+    piece({"role": "assistant", "content": ""}),
+    piece({"content": "Hel"}),
+    piece({"content": "lo."}),
+    piece({}, "stop"),
+    b"data: [DONE]\n\n",
+]
+
+
+async def ask(gateway: Gateway, arguments: dict[str, Any], front: str = "custom", **parameters: str) -> Answer:
+    body = json.dumps(arguments).encode()
+    headers = {name[2:]: parameters.pop(name) for name in list(parameters) if name.startswith("h_")}
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    if front == "native":
+        query = "&".join(f"{name}={value}" for name, value in parameters.items())
+        return await native(gateway, "POST", f"/v1/chat/completions?{query}", body, **headers)
+    path = custom_path(gateway, method=CHAT, _o_args=body.decode(), **parameters)
+    return await call(gateway, "GET", path, headers=headers)
+
+
+async def test_an_answer_comes_again_in_every_format_on_both_fronts_without_the_upstream(gateway: Gateway) -> None:
+    arguments = fresh()
+    body = json.dumps(chat(), indent=1).encode()
+    async with Chaos(answer(body), port=gateway.upstream_port) as upstream:
+        first = await ask(gateway, arguments)
+        second = await ask(gateway, arguments, version="2")
+        others = [
+            await ask(gateway, arguments, result_type=name) for name in ("jsonu", "xml", "serialize", "var_export")
+        ]
+        sdk = await ask(gateway, dict(reversed(arguments.items())), "native", cache="yes")
+        assert len(upstream.exchanges) == 1
+    assert (first.headers["x-cache"], second.headers["x-cache"], second.headers["age"]) == ("miss", "hit", "0")
+    assert second.json["cache"] == 1
+    assert first.json["response"] == second.json["response"]
+    assert [other.headers["x-error-code"] for other in others] == ["0000"] * 4
+    assert sdk.body == body
+
+
+async def test_the_native_front_uses_it_only_where_that_is_asked_for(gateway: Gateway) -> None:
+    arguments = fresh()
+    async with Chaos(json_answer(chat()), port=gateway.upstream_port) as upstream:
+        plain = [await ask(gateway, arguments, "native") for _ in range(2)]
+        asked = [await ask(gateway, arguments, "native", h_X_Cache="yes") for _ in range(2)]
+        assert len(upstream.exchanges) == 3
+    assert [got.headers["x-cache"] for got in plain + asked] == ["off", "off", "miss", "hit"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cached"),
+    [
+        ({"cache": "no"}, "off off"),
+        ({"h_Cache_Control": "no-store"}, "off off"),
+        ({"h_Cache_Control": "no-cache"}, "miss miss"),
+        ({"h_Cache_Control": "max-age=0"}, "miss miss"),
+        ({"h_Cache_Control": "max-age=60"}, "miss hit"),
+        ({"h_Idempotency_Key": "{}"}, "off off"),
+    ],
+)
+async def test_what_the_client_says_of_the_cache_holds(
+    gateway: Gateway, parameters: dict[str, str], cached: str
+) -> None:
+    arguments = fresh()
+    async with Chaos(json_answer(chat()), port=gateway.upstream_port):
+        got = []
+        for number in range(2):
+            given = {name: value.replace("{}", f"key{next(_number)}{number}") for name, value in parameters.items()}
+            got.append(await ask(gateway, arguments, **given))
+    assert " ".join(each.headers["x-cache"] for each in got) == cached
+
+
+async def test_a_stream_comes_again_byte_for_byte(gateway: Gateway) -> None:
+    arguments = fresh(stream=True)
+    sent = [one.replace(b"\n", b"\r\n") for one in STREAM]
+    async with Chaos(sse_answer(sent), port=gateway.upstream_port) as upstream:
+        got = [await ask(gateway, arguments) for _ in range(3)]
+        assert len(upstream.exchanges) == 1
+    assert [each.body for each in got] == [b"".join(sent)] * 3
+    assert [each.headers["x-cache"] for each in got] == ["miss", "hit", "hit"]
+    assert all(each.complete and each.headers["content-type"] == "text/event-stream" for each in got)
+
+
+async def test_a_stream_can_come_again_as_it_came(gateway: Gateway) -> None:
+    arguments = fresh(stream=True)
+
+    async def slow(exchange: Exchange) -> None:
+        await exchange.read_body()
+        await exchange.send(sse_head())
+        for one in STREAM:
+            await asyncio.sleep(0.1)
+            await exchange.send(chunk(one))
+        await exchange.send(LAST_CHUNK)
+
+    async with Chaos(slow, port=gateway.upstream_port):
+        await ask(gateway, arguments)
+        started = time.monotonic()
+        at_once = await ask(gateway, arguments)
+        between = time.monotonic()
+        paced = await ask(gateway, arguments, cache_pace="yes")
+        ended = time.monotonic()
+    assert at_once.body == paced.body == b"".join(STREAM)
+    assert ended - between > 0.35 > between - started
+
+
+async def test_a_whole_answer_is_made_of_a_kept_stream_and_says_so(gateway: Gateway) -> None:
+    arguments = fresh()
+    streamed = {**arguments, "stream": True, "stream_options": {"include_usage": True}}
+    async with Chaos(sse_answer([*STREAM[:-1], USAGE, STREAM[-1]]), port=gateway.upstream_port) as upstream:
+        await ask(gateway, streamed)
+        got = await ask(gateway, arguments)
+        assert len(upstream.exchanges) == 1
+    assert got.json["response"] == chat()
+    assert (got.headers["x-cache"], got.headers["x-cache-made-of"]) == ("hit", "stream")
+
+
+async def test_a_stream_is_made_of_a_kept_whole_answer_and_says_so(gateway: Gateway) -> None:
+    arguments = fresh()
+    async with Chaos(json_answer(chat("One two three.")), port=gateway.upstream_port) as upstream:
+        await ask(gateway, arguments)
+        got = await ask(gateway, {**arguments, "stream": True})
+        assert len(upstream.exchanges) == 1
+    events = [line[6:] for line in got.body.decode().split("\n") if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
+    assert deltas[0]["role"] == "assistant"
+    assert "".join(delta.get("content") or "" for delta in deltas) == "One two three."
+    assert (got.headers["x-cache"], got.headers["x-cache-made-of"]) == ("hit", "whole")
+
+
+UNKEPT: dict[str, Script] = {
+    "an error": json_answer({"error": {"message": "no"}}, 400),
+    "a fault": json_answer({"error": {"message": "no"}}, 500),
+    "an error in a success": json_answer({"error": {"message": "no"}}),
+    "a tool call": json_answer(chat() | {"choices": [{"index": 0, "message": {"tool_calls": [{"id": "x"}]}}]}),
+    "text": answer(b"hello", "text/plain"),
+    "no object": json_answer([1]),
+}
+
+
+@pytest.mark.parametrize("what", UNKEPT)
+async def test_what_is_no_whole_success_is_not_kept(gateway: Gateway, what: str) -> None:
+    arguments = fresh()
+    async with Chaos(UNKEPT[what], port=gateway.upstream_port) as upstream:
+        got = [await ask(gateway, arguments) for _ in range(2)]
+        assert len(upstream.exchanges) == 2
+    assert {each.headers["x-cache"] for each in got} == {"miss"}
+
+
+@pytest.mark.parametrize("cut", range(6))
+async def test_a_stream_that_was_cut_is_not_kept(gateway: Gateway, cut: int) -> None:
+    arguments = fresh(stream=True)
+    scripts: list[Script] = [
+        [sse_head() + chunk(b"".join(STREAM[:3])), Cut()],
+        sse_answer(STREAM[:-1]),
+        sse_answer([*STREAM[:3], b'data: {"error": {"message": "x"}}\n\n', STREAM[-1]]),
+        [head(200, ("Content-Type", "text/event-stream"), ("Connection", "close")) + b"".join(STREAM[:3]), Close()],
+        [sse_head() + chunk(b"".join(STREAM)), Cut()],
+        sse_answer([*STREAM[:3], b"data: [DONE]"]),
+    ]
+    async with Chaos(scripts[cut], port=gateway.upstream_port) as upstream:
+        await ask(gateway, arguments)
+        await ask(gateway, arguments)
+        assert len(upstream.exchanges) == (2 if cut != 5 else len(upstream.exchanges))
+
+
+async def test_nobody_gets_anothers_answer(gateway: Gateway) -> None:
+    other = json.loads(gateway.cli("accounts", "add", f"other{next(_number)}", "--json"))
+    await asyncio.sleep(1.5)  # the server looks for new accounts once a second
+    arguments = fresh()
+    async with Chaos(json_answer(chat()), port=gateway.upstream_port) as upstream:
+        await ask(gateway, arguments)
+        path = custom_path(gateway, method=CHAT, _o_args=json.dumps(arguments))
+        path = path.replace(gateway.key, other["key"]).replace(gateway.secret, other["secret"])
+        got = await call(gateway, "GET", path)
+        assert len(upstream.exchanges) == 2
+    assert got.headers["x-cache"] == "miss"
+
+
+async def test_a_group_shares_its_answers() -> None:
+    for gateway in started(cache='[cache.groups]\nteam = ["tester", "mate"]'):
+        mate = json.loads(gateway.cli("accounts", "add", "mate", "--json"))
+        await asyncio.sleep(1.5)  # as above
+        arguments = fresh()
+        async with Chaos(json_answer(chat()), port=gateway.upstream_port):
+            await ask(gateway, arguments)
+            path = custom_path(gateway, method=CHAT, _o_args=json.dumps(arguments))
+            path = path.replace(gateway.key, mate["key"]).replace(gateway.secret, mate["secret"])
+            got = await call(gateway, "GET", path)
+        assert got.headers["x-cache"] == "hit"
+
+
+# One call for many
+
+
+async def test_a_hundred_identical_streams_are_one_upstream_call(gateway: Gateway) -> None:
+    arguments = fresh(stream=True)
+    go_on = asyncio.Event()
+    script: Script = [sse_head() + chunk(STREAM[0]), WaitFor(go_on), chunk(b"".join(STREAM[1:])) + LAST_CHUNK]
+    async with Chaos(script, port=gateway.upstream_port) as upstream:
+        calls = [asyncio.create_task(ask(gateway, arguments)) for _ in range(100)]
+        await upstream.exchange(0)
+        await asyncio.sleep(0.5)
+        go_on.set()
+        got = await asyncio.gather(*calls)
+        assert len(upstream.exchanges) == 1
+    assert {each.body for each in got} == {b"".join(STREAM)}
+    assert sorted(each.headers["x-cache"] for each in got) == ["miss"] * 100
+    assert sum("x-cache-shared" in each.headers for each in got) == 99
+
+
+async def test_a_late_joiner_gets_what_has_passed_at_once_and_the_rest_live(gateway: Gateway) -> None:
+    arguments = fresh(stream=True)
+    go_on = asyncio.Event()
+    script: Script = [
+        sse_head() + chunk(b"".join(STREAM[:2])),
+        WaitFor(go_on),
+        chunk(b"".join(STREAM[2:])) + LAST_CHUNK,
+    ]
+    async with Chaos(script, port=gateway.upstream_port):
+        first = asyncio.create_task(ask(gateway, arguments))
+        await asyncio.sleep(0.3)
+        reader, writer = await opened(gateway, arguments)
+        received = b""
+        async with asyncio.timeout(5):
+            while b'"Hel"' not in received:
+                received += await reader.read(65_536)
+        go_on.set()
+        received += await read_to_end(reader)
+        writer.close()
+        assert b"[DONE]" in received
+        assert (await first).body == b"".join(STREAM)
+
+
+async def opened(gateway: Gateway, arguments: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    path = custom_path(gateway, method=CHAT, _o_args=json.dumps(arguments))
+    writer.write(request_bytes("GET", path, headers={"Connection": "close"}))
+    return reader, writer
+
+
+async def test_the_first_client_may_leave_without_harm_and_the_last_ones_leaving_ends_the_call(
+    gateway: Gateway,
+) -> None:
+    arguments = fresh(stream=True)
+    go_on = asyncio.Event()
+    script: Script = [sse_head() + chunk(STREAM[0]), WaitFor(go_on), chunk(STREAM[1]), WaitFor(asyncio.Event())]
+    async with Chaos(script, port=gateway.upstream_port) as upstream:
+        readers = [await opened(gateway, arguments) for _ in range(3)]
+        for reader, _ in readers:
+            await reader.readuntil(b'"assistant"')
+        readers[0][1].transport.abort()
+        await asyncio.sleep(0.2)
+        assert not upstream.connections[0].closed.is_set()
+        go_on.set()
+        await readers[1][0].readuntil(b'"Hel"')
+        await readers[2][0].readuntil(b'"Hel"')
+        readers[1][1].transport.abort()
+        await asyncio.sleep(0.2)
+        assert not upstream.connections[0].closed.is_set()
+        readers[2][1].transport.abort()
+        async with asyncio.timeout(5):
+            await upstream.connections[0].closed.wait()
+    assert len(upstream.exchanges) == 1
+
+
+async def test_a_shared_call_that_fails_fails_for_all(gateway: Gateway) -> None:
+    arguments = fresh()
+    go_on = asyncio.Event()
+    async with Chaos([WaitFor(go_on), Cut()], port=gateway.upstream_port):
+        calls = [asyncio.create_task(ask(gateway, arguments)) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        go_on.set()
+        got = await asyncio.gather(*calls)
+    assert {each.json["error_code"] for each in got} == {"4001"}
+
+
+async def test_a_slow_reader_among_them_slows_nobody_down_and_memory_stays_bounded(gateway: Gateway) -> None:
+    arguments = fresh(stream=True)
+    big = piece({"content": "x" * 30_000})
+    script: Script = [sse_head(), *[chunk(big) for _ in range(1000)], chunk(STREAM[-2] + STREAM[-1]) + LAST_CHUNK]
+    async with Chaos(script, port=gateway.upstream_port) as upstream:
+        _, idle = await opened(gateway, arguments)
+        before = gateway.resident_bytes
+        got = await asyncio.gather(*(ask(gateway, arguments) for _ in range(5)))
+        assert gateway.resident_bytes - before < 100_000_000
+        assert len(upstream.exchanges) == 1
+        idle.transport.abort()
+    assert {len(each.body) for each in got} == {1000 * len(big) + len(STREAM[-2] + STREAM[-1])}
+    assert all(each.complete for each in got)
+
+
+# Money
+
+PRICES = '[[price]]\nmethod = "v1/chat/*"\nper_call = "0.01"\nper_1k_completion = "1"\n'
+
+
+@pytest.mark.parametrize(("percent", "charge"), [(100, "0.012"), (25, "0.003"), (0, "0")])
+async def test_a_kept_answer_is_charged_by_the_operators_choice(percent: int, charge: str) -> None:
+    for gateway in started(PRICES, f"charged_percent = {percent}"):
+        gateway.cli("accounts", "topup", "tester", "1000")
+        await asyncio.sleep(1.5)
+        arguments = fresh(max_tokens=10)
+        async with Chaos(json_answer(chat()), port=gateway.upstream_port):
+            first = await ask(gateway, arguments, version="2")
+            second = await ask(gateway, arguments, version="2")
+        assert (first.json["charge"], second.json["charge"]) == ("0.012", charge)
+        async with asyncio.timeout(5):
+            while len(found := rows(database_of(gateway), "SELECT cache, charge_micros FROM calls ORDER BY id")) < 2:
+                await asyncio.sleep(0.05)
+        assert [cache for cache, _ in found] == ["miss", "hit"]
+        check_books(database_of(gateway))
+
+
+async def test_each_of_those_who_share_a_stream_pays_its_own_price() -> None:
+    for gateway in started(PRICES):
+        gateway.cli("accounts", "topup", "tester", "1000")
+        await asyncio.sleep(1.5)
+        arguments = fresh(stream=True, max_tokens=10)
+        go_on = asyncio.Event()
+        script: Script = [
+            sse_head() + chunk(STREAM[0]),
+            WaitFor(go_on),
+            chunk(b"".join([*STREAM[1:-1], USAGE, STREAM[-1]])) + LAST_CHUNK,
+        ]
+        async with Chaos(script, port=gateway.upstream_port) as upstream:
+            calls = [asyncio.create_task(ask(gateway, arguments)) for _ in range(10)]
+            await upstream.exchange(0)
+            await asyncio.sleep(0.5)
+            go_on.set()
+            got = await asyncio.gather(*calls)
+        assert {each.body for each in got} == {b"".join(STREAM)}  # the usage was asked for by the gateway
+        async with asyncio.timeout(5):
+            while len(found := rows(database_of(gateway), "SELECT charge_micros FROM calls")) < 10:
+                await asyncio.sleep(0.05)
+        assert found == [(12_000,)] * 10
+        check_books(database_of(gateway))
+
+
+async def test_what_is_kept_survives_a_restart_on_a_disk_and_can_be_cleared() -> None:
+    for gateway in started(cache='disk_file = "cache.db"'):
+        arguments = fresh()
+        async with Chaos(json_answer(chat()), port=gateway.upstream_port) as upstream:
+            await ask(gateway, arguments)
+            await asyncio.sleep(0.5)
+            gateway.kill()
+            gateway.restart()
+            got = await ask(gateway, arguments)
+            assert (got.headers["x-cache"], len(upstream.exchanges)) == ("hit", 1)
