@@ -12,6 +12,7 @@ import click
 
 from gateway import __version__
 from gateway.cli_accounts import accounts
+from gateway.cli_cache import cache
 from gateway.cli_calls import calls
 from gateway.cli_money import audit, price
 from gateway.cli_shared import (
@@ -60,6 +61,7 @@ def main() -> None:
 
 main.add_command(accounts)
 main.add_command(audit)
+main.add_command(cache)
 main.add_command(calls)
 accounts.add_command(price)
 

@@ -29,7 +29,7 @@ LAYERS = (
     ("app",),
     ("demo",),
     ("cli_shared",),
-    ("cli_accounts", "cli_calls", "cli_money"),
+    ("cli_accounts", "cli_cache", "cli_calls", "cli_money"),
     ("cli",),
     ("__main__",),
 )
