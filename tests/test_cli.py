@@ -275,6 +275,7 @@ class TestAccounts:
             "stopped_methods": ["v1/files*"],
             "allow_from": ["10.0.0.0/8", "2001:db8::1/128"],
             "lang_prompt": False,
+            "cache": None,
             "expires": "2099-10-11T23:59:59+08:00",
         }
 

@@ -337,7 +337,7 @@ def charge_an_uncharged_call(connection: apsw.Connection) -> None:
 
 def charge_another(connection: apsw.Connection) -> None:
     connection.execute("INSERT INTO accounts SELECT 2, 'b', 'b', x'', pepper_id, 0, NULL, NULL, '[]', '[]',"
-                       " NULL, NULL, NULL, NULL, -7, 0, NULL, 99, 0, NULL, '', 0 FROM accounts")  # fmt: skip
+                       " NULL, NULL, NULL, NULL, -7, 0, NULL, 99, 0, NULL, '', 0, NULL FROM accounts")  # fmt: skip
     connection.execute("UPDATE entries SET account_id = 2 WHERE kind = 'charge'")
     connection.execute("UPDATE accounts SET balance_micros = 100 WHERE id = 1")
 

@@ -437,7 +437,7 @@ class TestOpening:
         connection = apsw.Connection(str(store.path))
         assert connection.execute("PRAGMA journal_mode").get == "wal"
         assert connection.execute("PRAGMA application_id").get == APPLICATION_ID
-        assert connection.execute("PRAGMA user_version").get == 4
+        assert connection.execute("PRAGMA user_version").get == 5
 
     def test_a_store_opens_again_with_what_was_in_it(self, path: Path) -> None:
         """Nothing is created anew."""
@@ -540,7 +540,7 @@ class TestOpening:
         old = apsw.Connection(str(path))
         for table in ("entries", "holds", "idempotency"):
             old.execute(f"DROP TABLE {table}")
-        for column in ("held_micros", "tokens_per_minute", "price_list", "lang_prompt"):
+        for column in ("held_micros", "tokens_per_minute", "price_list", "lang_prompt", "cache"):
             old.execute(f"ALTER TABLE accounts DROP COLUMN {column}")
         for column in (
             "prompt_tokens", "completion_tokens", "cached_tokens", "charge_micros", "shortfall_micros", "settled",
