@@ -6,10 +6,10 @@ What is kept is what the upstream said, before language and format: one entry se
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -33,10 +33,15 @@ LIVES_S: Final[Mapping[str, float]] = {
     "v1/edits": DAY_S,
     "v1/embeddings": 7 * DAY_S,
     "v1/moderations": DAY_S,
+    "v1/audio/transcriptions": DAY_S,
+    "v1/audio/translations": DAY_S,
     "v1/models": 60.0,
     "v1/models/*": 60.0,
 }
 """How long answers live by method (globs), unless the operator says otherwise."""
+
+Body: TypeAlias = tuple[Callable[[], AsyncIterator[bytes]], int | None]
+"""An upload's body, and how long it was said to be."""
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -108,8 +113,24 @@ class Cache:
     disk: DiskCache | None = None
     flights: dict[bytes, Flight] = field(default_factory=dict)
 
-    def plan(self, call: Call, account: Account, wish: Wish | None, headers: str, *, with_usage: bool) -> Plan | None:
-        """The cache's part in a call; None where it has none. `with_usage`: a stream is asked for its usage."""
+    def takes_upload(self, call: Call, wish: Wish | None) -> bool:
+        """Whether an upload is worth looking at before it goes upstream: its answer may be kept."""
+        return wish is not None and bool(self.memory.max_bytes) and self._life_s(call.method) > 0
+
+    def plan(
+        self,
+        call: Call,
+        account: Account,
+        wish: Wish | None,
+        headers: str,
+        *,
+        with_usage: bool,
+        content: bytes = b"",
+    ) -> Plan | None:
+        """The cache's part in a call; None where it has none.
+
+        `with_usage`: a stream is asked for its usage. `content` is an upload's digest.
+        """
         if wish is None or not self.memory.max_bytes or not (life_s := self._life_s(call.method)):
             return None
         values = call.arguments.values
@@ -120,7 +141,13 @@ class Cache:
 
         def key(form: str) -> bytes:
             return cache_key(
-                self.secret, scope, self.upstream, call, headers=passed, content=form.encode(), without=DELIVERY
+                self.secret,
+                scope,
+                self.upstream,
+                call,
+                headers=passed,
+                content=form.encode() + content,
+                without=DELIVERY,
             )
 
         whole = key("whole")
@@ -163,14 +190,14 @@ class Cache:
         head = f"HTTP/1.1 {entry.status} Kept\r\nContent-Type: {entry.content_type}\r\n{entry.fields}{framing}\r\n"
         return recorded(self.pool, head.encode("latin-1") + entry.body)
 
-    def shared(self, plan: Plan, request: bytes) -> tuple[UpstreamConnection, bool]:
+    def shared(self, plan: Plan, request: bytes, upload: Body | None = None) -> tuple[UpstreamConnection, bool]:
         """A connection for the call's answer, and whether it is another's call that answers: one that is under way."""
         flight = self.flights.get(plan.key) if self.settings.share else None
         joins = flight is not None and flight.is_open and plan.wish.may_answer
         if flight is None or not joins:
             flight = Flight(
                 self.pool,
-                upstream_call(self.pool, request, self.max_answer_bytes),
+                upstream_call(self.pool, request, self.max_answer_bytes, upload),
                 self._max_kept_bytes,
                 lambda shared: self._keep(plan, shared),
                 lambda ended: self._forget(plan.key, ended),

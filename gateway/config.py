@@ -188,6 +188,7 @@ class CacheSettings(Section, frozen=True):
     groups: dict[str, list[str]] = {}  # of accounts, by name, that share their answers
     share: bool = True  # one upstream call for identical ones that are under way at the same time
     pace: bool = False  # a stream comes again as it came, not at once
+    upload_bytes: Annotated[int, Meta(ge=0)] = 33_554_432  # a longer upload is not looked at
     tool_calls: bool = False  # answers that call tools are kept too
     charged_percent: Annotated[int, Meta(ge=0, le=100)] = 100  # of the price, for an answer that was kept
 

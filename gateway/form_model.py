@@ -31,6 +31,12 @@ class _At(Enum):
     LOST = 6  # this is no form that every reader reads alike
 
 
+def boundary_of(content_type: str) -> str:
+    """The boundary of a form's parts; empty where there is none, or more than one that a reader could take."""
+    boundaries = _BOUNDARY.findall(content_type)
+    return "".join(boundaries[0]) if len(boundaries) == 1 and content_type.lower().count("boundary") == 1 else ""
+
+
 class FormModel:
     """`model` is the name in the part `model`; None while there is none, where two of them differ, and in a form that
     another reader could read in another way: who sends it must not choose which model is paid and which is served.
@@ -39,8 +45,7 @@ class FormModel:
     __slots__ = ("_at", "_delimiter", "_found", "_held")
 
     def __init__(self, content_type: str) -> None:
-        boundaries = _BOUNDARY.findall(content_type)
-        name = "".join(boundaries[0]) if len(boundaries) == 1 and content_type.lower().count("boundary") == 1 else ""
+        name = boundary_of(content_type)
         self._delimiter = b"\r\n--" + name.encode("latin-1", "replace")
         self._held = b"\r\n"  # as if a line ended before the first delimiter
         self._at = _At.START if name else _At.LOST

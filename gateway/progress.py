@@ -10,6 +10,7 @@ from gateway.types import Account, Call, CallRecord, Settled, Usage
 if TYPE_CHECKING:
     from gateway.limits import Slot
     from gateway.settling import Settler
+    from gateway.spooling import Spool
 
 SUCCESS = ERROR_CODES["0000"]
 NO_RESULT = ERROR_CODES["2000"]
@@ -71,6 +72,7 @@ class Progress:
         "settled",
         "settler",
         "slot",
+        "spool",
         "started",
         "started_at",
         "streamed",
@@ -101,6 +103,7 @@ class Progress:
         self.settled: Settled = "free"
         self.logged: CallRecord | None = None
         self.cache = "off"
+        self.spool: Spool | None = None
         self.age_s: float | None = None
         self.made_of = ""
         self.replayed: tuple[str, int] | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from time import monotonic
 
 from gateway.accounts import AccountDirectory
 from gateway.billing import Billing, fingerprint, key_in_use
-from gateway.caching import Cache, Plan, wish_of
+from gateway.caching import Cache, Plan, Wish, wish_of
 from gateway.config import MethodsSettings
 from gateway.credentials import Credentials
 from gateway.delivery import Delivery
@@ -36,12 +36,12 @@ from gateway.methods import is_counted, is_relayed, matches_any
 from gateway.own_methods import OwnMethods
 from gateway.progress import SUCCESS, Progress
 from gateway.settling import Settler, raw_answer
+from gateway.spooling import Spool
 from gateway.store.interface import StoreError
 from gateway.store.sqlite import SqliteStore
 from gateway.translation.stage import Translation
 from gateway.types import NO_ARGUMENTS, Account, Arguments, Call
 from gateway.upstream.connection import UpstreamConnection, recorded
-from gateway.upstream.head import ResponseHead
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import Target
 from gateway.upstream.upload import answer_to_upload
@@ -109,7 +109,12 @@ class Road:
         if reading.idempotency_key is not None and await self._repeat(client, progress, account, reading):
             return
         progress.slot = await self.limits.enter(account, progress.started_at)
-        plan = self._plan(client, account, reading, settler)
+        wish = self._wish(client, account, reading)
+        spool = None
+        if upload is not None and self.cache.takes_upload(call, wish):
+            spool = progress.spool = Spool(upload.content_type, self.cache.settings.upload_bytes)
+            await spool.fill(self._upload_pieces(upload, settler))
+        plan = self._plan(account, reading, wish, settler, spool)
         kept = await self.cache.find(plan) if plan is not None else None
         if kept is not None:
             progress.cache, progress.age_s, progress.made_of = "hit", kept.age_s, kept.made_of
@@ -127,7 +132,8 @@ class Road:
         if kept is not None:
             link = self.cache.replay(kept, at_its_pace=self._keeps_pace(call))
         elif plan is not None:
-            link, shares = self.cache.shared(plan, self._request(reading, arguments, settler))
+            body = None if upload is None or spool is None else (spool.pieces, upload.length)
+            link, shares = self.cache.shared(plan, self._request(reading, arguments, settler), body)
             progress.cache = "shared" if shares else "miss"
         else:
             request = self._request(reading, arguments, settler)
@@ -136,7 +142,11 @@ class Road:
             if plan is None:
                 link.send(request)
             link.outlives_client = settler is not None and self.billing.reads_on(settler.bill)
-            head = await (link.answer() if upload is None else self._answer_to_upload(link, upload, settler))
+            if upload is None or plan is not None:
+                head = await link.answer()
+            else:
+                pieces = self._upload_pieces(upload, settler) if spool is None else spool.pieces()
+                head = await answer_to_upload(link, pieces, upload.length)
             progress.upstream_s = monotonic() - progress.started
             writer = Writer(self.writing, client, progress, self.accounts)
             await self.delivery.deliver(writer, link, head, call, progress)
@@ -221,32 +231,39 @@ class Road:
         if progress.settler is None:
             progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's
 
-    def _plan(self, client: Client, account: Account, reading: Reading, settler: Settler | None) -> Plan | None:
-        """The cache's part in a call; None where it has none. One that is told apart by its key has its own memory."""
+    def _wish(self, client: Client, account: Account, reading: Reading) -> Wish | None:
+        """What a call may have of the cache. One that is told apart by its key has a memory of its own."""
         call = reading.call
-        if reading.upload is not None or reading.idempotency_key is not None or call.cache is False:
+        if reading.idempotency_key is not None or not is_relayed(call.method):
             return None
-        if not is_relayed(call.method) or self.translation.wants_prompt(account, call):
+        if self.translation.wants_prompt(account, call):
             return None
         wanted = call.cache if call.cache is not None else account.cache
         if wanted is None:
             wanted = call.front == "custom"
-        wish = wish_of(wanted, client.head.headers.get("Cache-Control"))
+        return wish_of(wanted, client.head.headers.get("Cache-Control"))
+
+    def _plan(
+        self, account: Account, reading: Reading, wish: Wish | None, settler: Settler | None, spool: Spool | None
+    ) -> Plan | None:
+        """The cache's part in a call; None where it has none."""
+        call, content = reading.call, b""
+        if reading.upload is not None:
+            if spool is None or not spool.is_whole:
+                return None
+            content = spool.digest
         options = call.arguments.values.get("stream_options")
         asks_usage = isinstance(options, dict) and options.get("include_usage") is True
         with_usage = asks_usage or (settler is not None and settler.asks_usage)
-        return self.cache.plan(call, account, wish, reading.headers, with_usage=with_usage)
+        return self.cache.plan(call, account, wish, reading.headers, with_usage=with_usage, content=content)
 
     def _keeps_pace(self, call: Call) -> bool:
         return self.cache.settings.pace if call.cache_pace is None else call.cache_pace
 
-    def _answer_to_upload(
-        self, link: UpstreamConnection, upload: Upload, settler: Settler | None
-    ) -> Awaitable[ResponseHead]:
-        pieces = upload.pieces
-        if settler is not None:
-            pieces = self.billing.uploading(settler.bill, upload.content_type, pieces)
-        return answer_to_upload(link, pieces, upload.length)
+    def _upload_pieces(self, upload: Upload, settler: Settler | None) -> AsyncIterator[bytes]:
+        if settler is None:
+            return upload.pieces
+        return self.billing.uploading(settler.bill, upload.content_type, upload.pieces)
 
     def _request(self, reading: Reading, arguments: Arguments, settler: Settler | None) -> bytes:
         """The first bytes of the upstream's request: its head, and its body unless that is an upload."""

@@ -20,7 +20,7 @@ LAYERS = (
     ("client_side", "credentials", "form_model", "ids", "login_guard", "page_tokens", "request_head", "sse", "usage"),
     ("assembly", "config_checks", "config_values", "hookspecs", "methods", "progress"),
     ("config", "slicing"),
-    ("charging", "formatting", "metering", "plugin_loading", "store", "tokens", "upstream"),
+    ("charging", "formatting", "metering", "plugin_loading", "spooling", "store", "tokens", "upstream"),
     ("accounts", "billing", "cache_key", "limits", "plain"),
     ("caching", "server", "settling", "translation"),
     ("fronts",),

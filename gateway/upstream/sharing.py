@@ -8,7 +8,7 @@ last one has left, the upstream's call ends. Knows nothing of keys, accounts or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from gateway.errors import GatewayError
 from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import HELD_BYTES, UpstreamConnection
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead, parse_head
+from gateway.upstream.upload import answer_to_upload
 
 if TYPE_CHECKING:
     from gateway.upstream.pool import Pool
@@ -219,14 +220,19 @@ class Flight:
             self._may_read.clear()
 
 
-def upstream_call(pool: Pool, request: bytes, max_answer_bytes: int) -> Source:
-    """A source: the answer of the upstream to this request."""
+def upstream_call(
+    pool: Pool,
+    request: bytes,
+    max_answer_bytes: int,
+    upload: tuple[Callable[[], AsyncIterator[bytes]], int | None] | None = None,
+) -> Source:
+    """A source: the answer of the upstream to this request. `upload`: its body, and how long it was said to be."""
 
     async def call(flight: Flight) -> None:
         link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
             link.send(request)
-            head = await link.answer()
+            head = await (link.answer() if upload is None else answer_to_upload(link, upload[0](), upload[1]))
             if head.media_type != EVENTS or head.status >= 300:
                 flight.begin(head, await link.read(max_answer_bytes))
                 return
