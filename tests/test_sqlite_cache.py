@@ -29,7 +29,13 @@ from tests.test_cache_entries import SECRET
 from tests.test_cache_store import NOW, key, new_entry
 from tests.test_store_faults import mounted
 
-QUICK: dict[str, Any] = {"retry_s": (0.02, 0.1), "upkeep_s": 0.05, "clock": lambda: NOW}
+QUICK: dict[str, Any] = {
+    "retry_s": (0.02, 0.1),
+    "patience_s": 10,
+    "upkeep_s": 0.05,
+    "steady_s": 60,
+    "clock": lambda: NOW,
+}
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ async def keeps_again(cache: DiskCache, number: int = 999) -> None:
     """Waits until the cache works."""
     async with asyncio.timeout(10):
         while True:
-            if cache.put(key(number), new_entry()):
+            if cache.put(key(number), new_entry(expires_at=9e9)):
                 await asyncio.to_thread(cache.flush)
                 if await found(cache, number):
                     return
@@ -289,6 +295,26 @@ async def test_without_its_directory_the_cache_is_off_until_it_is_there(
     assert len(alarms(caplog)) == 1
 
 
+async def test_a_failure_is_told_when_it_begins_and_when_it_has_been_over_for_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "gone" / "cache.db"
+    with opened(path, steady_s=0.2) as cache:
+        for _ in range(2):
+            await asyncio.sleep(0.1)
+            path.parent.mkdir()
+            await keeps_again(cache)
+            assert len(alarms(caplog)) == len(caplog.records) == 1
+            shutil.rmtree(path.parent)
+            await until(lambda: not cache.available)
+        path.parent.mkdir()
+        await keeps_again(cache)
+        await asyncio.sleep(0.2)
+        await keeps_again(cache)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "kept again" in caplog.records[1].getMessage()
+
+
 async def test_a_locked_file_is_read_on_and_written_when_it_can_be(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -436,8 +462,8 @@ async def test_two_processes_share_a_file_while_commands_clear_it(path: Path) ->
         for number in (*range(300), *range(1_000_000, 1_000_100)):
             entry = await cache.get(key(number), NOW)
             assert entry is None or entry.body == body_of(number)
-        assert await found(cache, 299) == [299]
         process.kill()
+        await keeps_again(cache)
 
 
 async def test_a_command_clears_what_waits_and_what_is_in_memory_too(path: Path) -> None:

@@ -74,6 +74,7 @@ class DiskCache:
         patience_s: float = 0.5,
         upkeep_s: float = 2.0,
         retry_s: tuple[float, float] = (1.0, 60.0),
+        steady_s: float = 60.0,
         cleared: Callable[[Clearing], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -84,13 +85,15 @@ class DiskCache:
         self._max_queue_bytes = max_queue_bytes
         self._upkeep_s = upkeep_s
         self._retry_s = retry_s
+        self._steady_s = steady_s
         self._delay_s = retry_s[0]
         self._retry_at = -inf
         self._cleared = cleared
         self._clock = clock
         self.hits = self.misses = self.refused = self.evictions = 0
         self._available = True
-        self._failing_since: float | None = None
+        self._failing_since: float | None = None  # not over before it has worked for a while
+        self._working_since: float | None = None  # after a failure
         self._told_damage = False
         self._connection: apsw.Connection | None = None  # the writing thread's
         self._identity = (0, 0)
@@ -211,9 +214,7 @@ class DiskCache:
         doomed = [item.key for item in items if isinstance(item, _Doomed)]
         self._write(connection, puts, doomed)
         if puts and self._failing_since is not None:
-            log.warning("%s: answers are kept again after %.1f s", self.path, time.monotonic() - self._failing_since)
-            self._failing_since = None
-            self._delay_s = self._retry_s[0]
+            self._worked(self._failing_since)
 
     def _opened(self) -> apsw.Connection:
         """The connection: a new one where the file was removed or replaced."""
@@ -253,6 +254,16 @@ class DiskCache:
                 rows.append(cache_entries.sealed_row(self._secret, put.key, put.entry, now))
         return rows
 
+    def _worked(self, failing_since: float) -> None:
+        """Tells of the end of a failure, once it is one: a disk that is full takes a little more now and again."""
+        now = time.monotonic()
+        if self._working_since is None:
+            self._working_since = now
+        if now - self._working_since >= self._steady_s:
+            log.warning("%s: answers are kept again, after %.1f s", self.path, self._working_since - failing_since)
+            self._failing_since = self._working_since = None
+            self._delay_s = self._retry_s[0]
+
     def _failed(self, error: Exception) -> None:
         """Turns the cache off until it is time to try again. A damaged file is made anew then."""
         self._disconnect()
@@ -262,6 +273,7 @@ class DiskCache:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
             log.error("%s: no answers are kept on the disk until it works again: %s", self.path, error)
+        self._working_since = None
         self._retry_at = time.monotonic() + self._delay_s
         self._delay_s = min(self._delay_s * 2, self._retry_s[1])
 
