@@ -33,6 +33,11 @@ class Translating:
         self.seconds = 0.0
 
     @property
+    def charged_micros(self) -> int:
+        """What the caller may be charged of that: nothing for what came to nothing."""
+        return 0 if self.status == "failed" or (not self.status and self.prompt_status == "failed") else self.micros
+
+    @property
     def fields(self) -> str:
         """The header lines about it."""
         status = f"X-Translate-Status: {self.status}\r\n" if self.status else ""
@@ -45,8 +50,9 @@ class Progress:
     `asked` holds the gateway's own parameters as the caller wrote them, for refusals before there is a call. `outcome`
     is what the row will say if nothing more happens: while a success of the upstream's is delivered it is success, and
     a client that leaves then changes nothing about it. `replayed` are request_id and row of the call whose answer is
-    given again. `translating` is None where no text is to be translated. `logged` is the row that was settled before
-    the answer's end. `detached`: the client has left, and what the upstream still sends is read to its end.
+    given again. `translating` is None where no text is to be translated; `memory_only`: only what is remembered is,
+    since nobody would pay for more. `logged` is the row that was settled before the answer's end. `detached`: the
+    client has left, and what the upstream still sends is read to its end.
     """
 
     __slots__ = (
@@ -60,6 +66,7 @@ class Progress:
         "first_byte_at",
         "front",
         "logged",
+        "memory_only",
         "outcome",
         "replayed",
         "request_id",
@@ -99,6 +106,7 @@ class Progress:
         self.cache = "off"
         self.replayed: tuple[str, int] | None = None
         self.detached = False
+        self.memory_only = False
 
     @property
     def ids(self) -> tuple[str, str]:
