@@ -356,7 +356,13 @@ def _interpreter(settings: Settings, stack: contextlib.AsyncExitStack) -> Interp
             UpstreamSettings(name="libretranslate", base_url=translation.url), "", translation.timeout_s, stack
         )
         engine = LibreTranslateEngine(service, api_key(translation, os.environ), translation.codes)
-    return Interpreter(engine, translation_price(translation), translation.concurrency, translation.memory_bytes)
+    return Interpreter(
+        engine,
+        translation_price(translation),
+        concurrency=translation.concurrency,
+        memory_bytes=translation.memory_bytes,
+        deadline_s=translation.timeout_s,
+    )
 
 
 def _service(settings: UpstreamSettings, key: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Service:

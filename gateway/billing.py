@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from gateway.amounts import amount_text
-from gateway.charging import NOTHING, Price, Prices, Use, greatest_translation, greatest_use
+from gateway.charging import MAX_COST, NOTHING, Price, Prices, Use, greatest_translation, greatest_use
 from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
 from gateway.errors import GatewayError
 from gateway.form_model import FormModel
@@ -75,6 +75,7 @@ class Bill:
         "received_bytes",
         "settled",
         "status",
+        "translation_micros",
         "uploaded_bytes",
         "watch",
     )
@@ -98,14 +99,19 @@ class Bill:
         self._milliseconds = 0
         self._whole: bytes | None = None
         self.status = 0
+        self.translation_micros = 0  # of what it may come to
         self.percent = 100  # of the price: less for an answer that was kept
 
     def discount(self, percent: int) -> None:
-        """Lets the call pay no more than so much of its price."""
+        """Lets the call pay no more than so much of its price; what its translation costs stays."""
         self.percent = percent
-        self.at_most_micros = -(-self.at_most_micros * percent // 100)
+        self.at_most_micros = self.discounted(self.at_most_micros - self.translation_micros) + self.translation_micros
         if not self.at_most_micros:
             self.price = None
+
+    def discounted(self, micros: int) -> int:
+        """What is left of a price."""
+        return -(-micros * self.percent // 100)
 
     @property
     def holds(self) -> bool:
@@ -166,26 +172,38 @@ class Billing:
     translations: Price | None = None  # what translating costs, where that is charged
 
     def open(
-        self, call_id: int, account: Account, call: Call, key: str | None, *, upload: bool, with_prompt: bool = False
+        self,
+        call_id: int,
+        account: Account,
+        call: Call,
+        key: str | None,
+        *,
+        upload: bool,
+        with_answer: bool = False,
+        with_prompt: bool = False,
     ) -> Bill | None:
         """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price.
 
-        `with_prompt`: its prompt is translated too.
+        `with_answer`, `with_prompt`: whether those may be translated.
         """
         price = self._price(account, call, upload=upload) if self.prices else None
-        at_most_micros = 0
+        at_most_micros = translation_micros = 0
         if price is not None:
             running = self.charging.running_tokens if self._holds_running(call) else None
             at_most_micros = price.cost(greatest_use(price, call, running_tokens=running, upload=upload))
             if not at_most_micros:
                 price = None
-        if self.prices and self.translations is not None and (call.lang is not None or with_prompt):
-            at_most_micros += greatest_translation(self.translations, call, with_prompt=with_prompt)
+        if self.prices and self.translations is not None and (with_answer or with_prompt):
+            translation_micros = greatest_translation(
+                self.translations, call, with_answer=with_answer, with_prompt=with_prompt
+            )
+            at_most_micros = min(at_most_micros + translation_micros, MAX_COST)
             price = price or (Price() if at_most_micros else None)
         if price is None and key is None and account.tokens_per_minute is None:
             return None
         bill = Bill(call_id, account, call, price, key)
         bill.at_most_micros = at_most_micros
+        bill.translation_micros = min(translation_micros, at_most_micros)
         return bill
 
     def _price(self, account: Account, call: Call, *, upload: bool) -> Price | None:
@@ -288,9 +306,12 @@ class Billing:
         other than 0000 means that it broke off.
         """
         price = bill.price
+        translation = translation if self.translations is not None else 0
         if code == "2000":
             pays = price is not None and "2000" in self.charging.charged and bill.status not in FREE_STATUSES
-            return NOTHING, -(-price.per_call * bill.percent // 100) if pays and price is not None else 0
+            if not pays or price is None:
+                return NOTHING, 0
+            return NOTHING, min(bill.discounted(price.per_call) + translation, MAX_COST)
         cut_off = begun and code != "0000"
         if code == "4000" or (code != "0000" and not cut_off):  # a fault of ours is nobody else's cost
             return NOTHING, 0
@@ -299,8 +320,7 @@ class Billing:
             return use, 0
         if cut_off and code != "4016" and self.upstream.upstream_cut == "nothing":
             return use, 0
-        cost = -(-price.cost(use) * bill.percent // 100)
-        return use, cost + (translation if self.translations is not None else 0)
+        return use, min(bill.discounted(price.cost(use)) + translation, MAX_COST)
 
     def settlement(self, bill: Bill, record: CallRecord) -> Settlement:
         """How a held call ends. What was charged keeps its key; a call that failed may be made again under it."""

@@ -21,7 +21,7 @@ _SENTENCE_TOKENS = 16  # a short one
 _INSTRUCTION_TOKENS = 300
 _FRAME_TOKENS = 20
 _GROWTH = 2
-_MAX_COST = 2**62  # the store's integers have 64 bits
+MAX_COST = 2**62  # the store's integers have 64 bits
 _MAX_KNOWN = 4096  # results of look-ups that are remembered; callers choose models' names
 _MAX_NAME_CHARS = 256
 _COMPLETION_LIMITS = {
@@ -68,7 +68,7 @@ class Price:
             (prompt - cached) * self.per_1k_prompt + cached * self.per_1k_cached + completion * self.per_1k_completion
         )
         seconds = -(-use.milliseconds * self.per_second // 1000)
-        return min(self.per_call + -(-thousandths // 1000) + use.images * self.per_image + seconds, _MAX_COST)
+        return min(self.per_call + -(-thousandths // 1000) + use.images * self.per_image + seconds, MAX_COST)
 
 
 _COUNTING = Price(per_1k_completion=1)
@@ -173,16 +173,16 @@ def translation_price(settings: TranslationSettings) -> Price:
     )
 
 
-def greatest_translation(price: Price, call: Call, *, with_prompt: bool) -> int:
+def greatest_translation(price: Price, call: Call, *, with_answer: bool, with_prompt: bool) -> int:
     """What translating a call's answer, and its prompt, may cost, for its hold: sentence by sentence, and each with
     the instruction. A model that says more than it was given leaves a shortfall.
     """
     text = len(str(call.arguments.values.get("prompt"))) if with_prompt else 0
-    if call.lang is not None:
+    if with_answer:
         text += greatest_tokens(call)
     requests = 1 + text // _SENTENCE_TOKENS
     use = Use(Usage(_GROWTH * text + requests * _INSTRUCTION_TOKENS, _GROWTH * text + requests * _FRAME_TOKENS))
-    return min(price.cost(use) + (requests - 1) * price.per_call, _MAX_COST)
+    return min(price.cost(use) + (requests - 1) * price.per_call, MAX_COST)
 
 
 def greatest_tokens(call: Call) -> int:

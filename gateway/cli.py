@@ -129,9 +129,15 @@ def check(file: Path) -> None:
     lines = [line for each in faults.values() for line in each]
     if not any(key.startswith("plugins") for key in faults):  # or it is not known which plugins are meant
         try:
-            load_plugins(settings.plugins)
+            plugins = load_plugins(settings.plugins)
         except ConfigurationError as error:
             lines += [f"{file}: {line}" for line in str(error).splitlines()]
+        else:
+            enforced = settings.translation.enforce_default
+            if enforced and settings.defaults.lang not in plugins.translators:
+                lines.append(
+                    f"{file}: translation.enforce_default: no translator for {settings.defaults.lang!r} is loaded"
+                )
     if lines:
         raise ConfigurationError("\n".join(lines))
     click.echo(f"{file}: no faults found")

@@ -20,10 +20,11 @@ from msgspec import Meta, Struct
 from gateway.config_checks import (
     amount_fault,
     base_url_fault,
+    chat_arguments_fault,
     cidr_fault,
     code_fault,
     header_fault,
-    json_object_fault,
+    libretranslate_url_fault,
     name_fault,
     origin_fault,
     path_fault,
@@ -487,7 +488,7 @@ def _translation_checks(translation: TranslationSettings, upstreams: Sequence[st
     def url_fault(url: str) -> str | None:
         if translation.engine != "libretranslate":
             return None
-        return base_url_fault(url) if url else "expected where LibreTranslate is, since it is the engine"
+        return libretranslate_url_fault(url)
 
     def one_key_too_many(file: str) -> str | None:
         return "api_key_env is given too: give one of them" if file and translation.api_key_env else None
@@ -496,7 +497,7 @@ def _translation_checks(translation: TranslationSettings, upstreams: Sequence[st
     names = ("per_call", "per_1k_prompt", "per_1k_completion")
     return [
         ("translation.upstream", [translation.upstream], upstream_fault),
-        ("translation.arguments", [translation.arguments], json_object_fault),
+        ("translation.arguments", [translation.arguments], chat_arguments_fault),
         ("translation.url", [translation.url], url_fault),
         ("translation.api_key_env", [translation.api_key_env], variable_fault),
         ("translation.api_key_file", [translation.api_key_file], path_fault),

@@ -102,12 +102,30 @@ def amount_fault(text: str) -> str | None:
     return None
 
 
+_TRANSLATIONS_OWN = ("messages", "model", "n", "stream", "tools")
+
+
+def chat_arguments_fault(text: str) -> str | None:
+    """Some arguments of a chat completion are not the operator's to choose where it translates."""
+    fault = json_object_fault(text)
+    if fault is not None:
+        return fault
+    own = [name for name in _TRANSLATIONS_OWN if name in orjson.loads(text)]
+    return f"{', '.join(own)} cannot be given here" if own else None
+
+
 def json_object_fault(text: str) -> str | None:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return f"expected a JSON object: {error}"
     return None if isinstance(value, dict) else "expected a JSON object"
+
+
+def libretranslate_url_fault(url: str) -> str | None:
+    if url.endswith("/translate"):
+        return "expected the service's address, without /translate"
+    return base_url_fault(url) if url else "expected where LibreTranslate is, since it is the engine"
 
 
 def code_fault(code: str) -> str | None:

@@ -52,7 +52,10 @@ class Delivery:
             raise GatewayError("4002", "the upstream answered with a web page")
         else:
             answer = await self._whole(link, head, fields, progress.settler)
-            if call.lang is not None and answer.json is not None:
+            progress.outcome = answer.code  # a client that leaves from here on has had the upstream's success
+            if call.lang is not None and answer.json is None and answer.body:
+                self.translation.leave(progress)
+            elif call.lang is not None and answer.json is not None:
                 text = await self.translation.whole(answer.json, call, progress)
                 if text is not answer.json:
                     answer = replace(answer, body=text, json=text)

@@ -10,7 +10,6 @@ from gateway.types import Account, Call, CallRecord, Settled, Usage
 if TYPE_CHECKING:
     from gateway.limits import Slot
     from gateway.settling import Settler
-    from gateway.spooling import Spool
 
 SUCCESS = ERROR_CODES["0000"]
 NO_RESULT = ERROR_CODES["2000"]
@@ -34,6 +33,11 @@ class Translating:
         self.seconds = 0.0
 
     @property
+    def charged_micros(self) -> int:
+        """What the caller may be charged of that: nothing for what came to nothing."""
+        return 0 if self.status == "failed" or (not self.status and self.prompt_status == "failed") else self.micros
+
+    @property
     def fields(self) -> str:
         """The header lines about it."""
         status = f"X-Translate-Status: {self.status}\r\n" if self.status else ""
@@ -48,8 +52,9 @@ class Progress:
     a client that leaves then changes nothing about it. `replayed` are request_id and row of the call whose answer is
     given again. `cache` is hit, miss, shared (another's call answered), off or replay; of a hit `age_s` tells its age,
     and `made_of` what it was made of where it was kept as the other of stream and whole. `translating` is None where no
-    text is to be translated. `logged` is the row that was settled before the answer's end. `detached`: the client has
-    left, and what the upstream still sends is read to its end.
+    text is to be translated; `memory_only`: only what is remembered is, since nobody would pay for more. `logged` is
+    the row that was settled before the answer's end. `detached`: the client has left, and what the upstream still sends
+    is read to its end.
     """
 
     __slots__ = (
@@ -65,6 +70,7 @@ class Progress:
         "front",
         "logged",
         "made_of",
+        "memory_only",
         "outcome",
         "replayed",
         "request_id",
@@ -72,7 +78,6 @@ class Progress:
         "settled",
         "settler",
         "slot",
-        "spool",
         "started",
         "started_at",
         "streamed",
@@ -103,11 +108,11 @@ class Progress:
         self.settled: Settled = "free"
         self.logged: CallRecord | None = None
         self.cache = "off"
-        self.spool: Spool | None = None
         self.age_s: float | None = None
         self.made_of = ""
         self.replayed: tuple[str, int] | None = None
         self.detached = False
+        self.memory_only = False
 
     @property
     def ids(self) -> tuple[str, str]:

@@ -106,14 +106,31 @@ class Road:
             await self._answer_ourselves(client, progress, account, reading)
             return
         settler = self._open_bill(progress, account, reading)
-        if reading.idempotency_key is not None and await self._repeat(client, progress, account, reading):
+        if call.lang is None and await self._repeat(client, progress, account, reading):
             return
         progress.slot = await self.limits.enter(account, progress.started_at)
+        if call.lang is not None and await self._repeat(client, progress, account, reading):
+            return  # which may have been translated, and so takes its turn
         wish = self._wish(client, account, reading)
-        spool = None
         if upload is not None and self.cache.takes_upload(call, wish):
-            spool = progress.spool = Spool(upload.content_type, self.cache.settings.upload_bytes)
-            await spool.fill(self._upload_pieces(upload, settler))
+            with Spool(upload.content_type, self.cache.settings.upload_bytes) as spool:
+                await spool.fill(self._upload_pieces(upload, settler))
+                await self._fetch(client, progress, account, reading, settler, wish, spool)
+        else:
+            await self._fetch(client, progress, account, reading, settler, wish, None)
+
+    async def _fetch(
+        self,
+        client: Client,
+        progress: Progress,
+        account: Account,
+        reading: Reading,
+        settler: Settler | None,
+        wish: Wish | None,
+        spool: Spool | None,
+    ) -> None:
+        """The road's second half: from the cache to the answer."""
+        call, upload = reading.call, reading.upload
         plan = self._plan(account, reading, wish, settler, spool)
         kept = await self.cache.find(plan) if plan is not None else None
         if kept is not None:
@@ -132,7 +149,7 @@ class Road:
         if kept is not None:
             link = self.cache.replay(kept, at_its_pace=self._keeps_pace(call))
         elif plan is not None:
-            body = None if upload is None or spool is None else (spool.pieces, upload.length)
+            body = None if upload is None or spool is None else (spool.lent(), upload.length)
             link, shares = self.cache.shared(plan, self._request(reading, arguments, settler), body)
             progress.cache = "shared" if shares else "miss"
         else:
@@ -186,9 +203,14 @@ class Road:
         call, key, upload = reading.call, reading.idempotency_key, reading.upload
         if key is not None and upload is not None:
             raise GatewayError("4003", "an upload cannot have an idempotency key", param="idempotency_key")
-        with_prompt = self.translation.wants_prompt(account, call)
         bill = self.billing.open(
-            progress.row_id, account, call, key, upload=upload is not None, with_prompt=with_prompt
+            progress.row_id,
+            account,
+            call,
+            key,
+            upload=upload is not None,
+            with_answer=self.translation.may_translate(call),
+            with_prompt=self.translation.wants_prompt(account, call),
         )
         if bill is None:
             return None
@@ -196,11 +218,14 @@ class Road:
         return settler
 
     async def _repeat(self, client: Client, progress: Progress, account: Account, reading: Reading) -> bool:
-        """Gives the first answer again where the call repeats an idempotency key; False where it is the first.
+        """Gives the first answer again where the call repeats an idempotency key; False where it is the first, or
+        there is no key.
 
         GatewayError 4003 for another request under the key, 4008 while the first call runs.
         """
-        key, call = reading.idempotency_key or "", reading.call
+        key, call = reading.idempotency_key, reading.call
+        if key is None:
+            return False
         try:
             first = await asyncio.get_running_loop().run_in_executor(None, self.store.keyed, account.id, key)
         except StoreError as error:
@@ -217,6 +242,7 @@ class Road:
                 "4003", "the answer under this idempotency key was not kept: it was cut, or too long",
                 param="idempotency_key",
             )  # fmt: skip
+        progress.memory_only = self.billing.translations is not None
         progress.replayed, progress.cache = (first.request_id, first.call_id), "replay"
         link = recorded(self.upstream.pool, raw_answer(first.answer))
         writer = Writer(self.writing, client, progress, self.accounts)

@@ -110,7 +110,7 @@ class Settler:
         if bill.settled or (self._reckoned is progress.outcome and not begun):
             return
         self._reckoned = progress.outcome
-        translation = progress.translating.micros if progress.translating is not None else 0
+        translation = progress.translating.charged_micros if progress.translating is not None else 0
         use, total = self._billing.total(
             bill, progress.outcome.code, streamed=progress.streamed, begun=begun, translation=translation
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 from typing import Final
 
@@ -23,8 +23,9 @@ class Spool:
     def __init__(self, content_type: str, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._digest = _ContentDigest(content_type)
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115  # closed by `close`
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115  # see __exit__
         self._rest: AsyncIterator[bytes] | None = None
+        self._is_lent = False
         self.is_whole = False
 
     @property
@@ -56,9 +57,17 @@ class Spool:
             async for piece in self._rest:
                 yield piece
 
-    def close(self) -> None:
-        """Forgets the body."""
-        self._file.close()
+    def lent(self) -> Callable[[], AsyncIterator[bytes]]:
+        """`pieces`, for one who may need them when whoever took the body in has gone: the file lives as long."""
+        self._is_lent = True
+        return self.pieces
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_lent:  # else it goes with the last who has it
+            self._file.close()
 
 
 class _ContentDigest:

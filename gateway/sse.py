@@ -22,12 +22,14 @@ class Event:
     """A block of lines that a blank line ended, in their order and without their line ends.
 
     `data` is the lines of that field joined by LF; None where the block has none, such as a comment on an idle line.
-    `exact` is how it came, with whatever blank lines stood before it: those of all events are the stream.
+    `exact` is how it came, with whatever blank lines stood before it: those of all events are the stream. `is_remade`:
+    it is not the upstream's own.
     """
 
     lines: tuple[bytes, ...]
     data: bytes | None
     exact: bytes = field(default=b"", compare=False)
+    is_remade: bool = field(default=False, compare=False)
 
     @property
     def raw(self) -> bytes:

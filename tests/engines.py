@@ -66,7 +66,7 @@ async def body_of(exchange: Exchange) -> dict[str, Any]:
     return value
 
 
-def completion(content: str) -> dict[str, Any]:
+def completion(content: str | None) -> dict[str, Any]:
     """A chat completion that says this; it used 100 and 50 tokens."""
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}

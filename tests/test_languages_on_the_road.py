@@ -28,7 +28,7 @@ from tests.chaos import (
     sse_answer,
     sse_head,
 )
-from tests.engines import engine, pretended
+from tests.engines import completion, engine, pretended
 from tests.support import (
     Answer,
     Gateway,
@@ -185,8 +185,8 @@ async def test_streams_in_every_format_on_both_fronts_in_each_language(
     assert got.complete
     assert got.headers["x-translate-status"] == "translated"
     for sentence in SENTENCES[source]:
-        wanted = pretended(sentence, SPOKEN[lang])
-        assert (wanted if result_type != "json" else json.dumps(wanted, ensure_ascii=False)[1:-1]) in got.body.decode()
+        assert pretended(sentence, SPOKEN[lang]) in (said(got.body) if result_type == "json" else got.body.decode())
+    assert got.body.isascii() or result_type != "json"
     assert got.body.endswith(b"data: [DONE]\n\n")
 
 
@@ -502,6 +502,89 @@ async def test_a_call_whose_translation_the_balance_does_not_cover_is_refused(ch
         plain = await call(gateway, "POST", "/v1/chat/completions", body, fields)
         lang = await call(gateway, "POST", "/v1/chat/completions?lang=ru", body, fields)
     assert (plain.status, lang.headers["x-error-code"]) == (200, "4016")
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Languages]:
+    config = PRICES + '[[price]]\nmethod = "*"\n[defaults]\nlang = "ru"\n'
+    yield from started(config, COST + "charged = true\nenforce_default = true")
+
+
+async def test_a_call_without_text_holds_nothing_for_a_translation(strict: Languages) -> None:
+    """The account has no money at all."""
+    gateway = strict.gateway
+    as_json = b'{"messages":[],"response_format":{"type":"json_object"}}'
+    async with scripted(strict, json_answer({"data": []})):
+        models = await native(gateway, "GET", "/v1/models")
+        vectors = await native(gateway, "POST", "/v1/embeddings", b'{"input":"x"}')
+        chatted = await native(gateway, "POST", "/v1/chat/completions", as_json)
+    assert (models.status, vectors.status) == (200, 200)
+    assert "cost 0.01," in chatted.json["error"]["message"]
+
+
+async def test_a_client_that_leaves_while_its_answer_is_translated_has_had_the_answer(charging: Languages) -> None:
+    gateway = charging.gateway
+    key = {"Idempotency-Key": f"leaving-{time.monotonic_ns()}"}
+    async with scripted(charging, json_answer(chat(ENGLISH)), engine(delay_s=0.5)) as (first, second):
+        request = request_bytes(
+            "POST",
+            "/v1/chat/completions?lang=cn",
+            b'{"messages":[]}',
+            {"Authorization": f"Bearer {gateway.token}", **key},
+        )
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(request)
+        await second.exchange(0)
+        writer.transport.abort()
+        await asyncio.sleep(0.3)
+        again = await native(gateway, "POST", "/v1/chat/completions", b'{"messages":[]}', **key)
+        assert len(first.exchanges) == 1
+    assert again.headers["idempotent-replayed"] == "true"
+    charge, _, _ = await logged(charging, again.headers["x-last-id"])
+    assert charge >= 10_000
+    check_books(database_of(gateway))
+
+
+async def test_a_replay_is_translated_from_memory_only_where_translations_are_charged(charging: Languages) -> None:
+    key = {"Idempotency-Key": f"replay-{time.monotonic_ns()}"}
+    async with scripted(charging, json_answer(chat("A sentence that nobody else has asked for so far."))) as (
+        _,
+        second,
+    ):
+        target = "/v1/chat/completions"
+        await native(charging.gateway, "POST", f"{target}?lang=ru", b'{"messages":[]}', **key)
+        asked = len(second.exchanges)
+        same = await native(charging.gateway, "POST", f"{target}?lang=ru", b'{"messages":[]}', **key)
+        other = await native(charging.gateway, "POST", f"{target}?lang=cn", b'{"messages":[]}', **key)
+        assert len(second.exchanges) == asked == 1
+    assert (same.headers["x-translate-status"], other.headers["x-translate-status"]) == ("translated", "failed")
+
+
+async def test_an_absurd_usage_of_the_engine_breaks_nothing(charging: Languages) -> None:
+    async def absurd(exchange: Exchange) -> None:
+        await exchange.read_body()
+        texts = json.loads(exchange.json["messages"][1]["content"])["texts"]
+        value = completion(json.dumps({"texts": [pretended(text, "ru") for text in texts]}))
+        value["usage"] = {"prompt_tokens": 9 * 10**18, "completion_tokens": 9 * 10**18}
+        await exchange.send(json_answer(value))
+
+    sentences = " ".join(f"This is the sentence number {word}." for word in ["one", "two", "three", "four", "five"])
+    async with scripted(charging, sse_answer(pieces(sentences)), absurd):
+        got = await ask(charging.gateway, "native", stream=True, lang="ru")
+    assert got.complete
+    assert b"error" not in got.body
+    await logged(charging, got.headers["x-last-id"])
+    check_books(database_of(charging.gateway))
+
+
+async def test_what_came_to_nothing_is_not_charged(charging: Languages) -> None:
+    charging.gateway.cli("accounts", "topup", "tester", "1000000")
+    text = "Another sentence which has never been sent to the engine before."
+    async with scripted(charging, json_answer(chat(text)), engine(spoil=lambda texts: ["" for _ in texts])):
+        got = await ask(charging.gateway, "custom", lang="ru", version="2")
+    assert (got.json["translate_status"], got.json["charge"]) == ("failed", "0.01")
+    charge, translation, _ = await logged(charging, got.json["last_id"])
+    assert (charge, translation) == (10_000, REQUEST_MICROS)
 
 
 # Prompts

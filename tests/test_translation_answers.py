@@ -55,7 +55,7 @@ async def test_the_documented_texts_are_translated_and_nothing_else() -> None:
     "text", [b'{"text": "LOUD",  "n": 1.0}', b'{"text": " "}', b'{"choices": "x"}', b"[1]", b'"text"']
 )
 async def test_what_needs_no_work_stays_as_it_was_written(text: bytes) -> None:
-    assert await translate_answer(text, translator(), CONTEXT, 5.0) == (text, "already", "")
+    assert (await translate_answer(text, translator(), CONTEXT, 5.0))[:2] == (text, "already")
 
 
 async def test_of_a_response_its_output_is_translated() -> None:
@@ -145,7 +145,6 @@ FAULTY = [
     raising,
     too_few,
     nothing,
-    half_a_pair,
     exiting,
     cancelling_its_own,
     lambda texts, context: ["not awaitable"],
@@ -167,6 +166,21 @@ async def test_a_translator_may_leave_every_text_as_it_is() -> None:
         return [None for _ in texts]
 
     assert await translated({"text": "a"}, no_texts) == ({"text": "a"}, "failed")
+    assert await translated({"text": "a"}, half_a_pair) == ({"text": "a"}, "failed")
+
+
+async def test_all_else_in_an_answer_stays_as_it_was_written() -> None:
+    text = b'{"id": 123456789012345678901234567890, "f": 1.50, "choices": [{"x": [1.0], "text": "a"}]}'
+    got, status, _ = await translate_answer(text, translator(), CONTEXT, 5.0)
+    assert status == "translated"
+    assert got == b'{"id":123456789012345678901234567890,"f":1.50,"choices":[{"x":[1.0],"text":"A"}]}'
+
+
+async def test_half_a_surrogate_pair_in_an_answer_costs_nothing() -> None:
+    text = b'{"id": "\\ud83d", "choices": [{"text": "a"}, {"text": "b \\ud83d"}]}'
+    got, status, _ = await translate_answer(text, translator(), CONTEXT, 5.0)
+    assert status == "partial"
+    assert json.loads(got) == json.loads(text.replace(b'"a"', b'"A"'))
 
 
 async def test_a_translator_that_hangs_leaves_the_source_at_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
@@ -185,7 +199,7 @@ async def test_whatever_the_decision_raises_leaves_the_source(error: type[BaseEx
         raise error
 
     spec = TranslatorSpec("x", "de", decide, shout)
-    assert await translate_answer(b'{"text": "a"}', spec, CONTEXT, 5.0) == (b'{"text": "a"}', "failed", "")
+    assert await translate_answer(b'{"text": "a"}', spec, CONTEXT, 5.0) == (b'{"text": "a"}', "failed", "a")
 
 
 async def test_the_operator_hears_of_a_slow_decision(caplog: pytest.LogCaptureFixture) -> None:
@@ -195,6 +209,26 @@ async def test_the_operator_hears_of_a_slow_decision(caplog: pytest.LogCaptureFi
 
     await translate_answer(b'{"text": "a"}', TranslatorSpec("snail", "de", decide, shout), CONTEXT, 5.0)
     assert "the translator to snail held up every call" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 399_000 + "word", "\\\\begin{a}\n" * 30_000, "Да.\n" * 90_000, "ok" + "-" * 90_000, "x" + "❀" * 90_000],
+)
+async def test_other_calls_have_their_turn_while_a_hard_answer_is_taken_apart(text: str) -> None:
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - started)
+
+    watching = asyncio.create_task(watch())
+    await translated({"text": text})
+    watching.cancel()
+    assert longest < 1.5  # some hundredths, on a machine of one's own
 
 
 async def test_a_client_that_leaves_ends_the_translation() -> None:

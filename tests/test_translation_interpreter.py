@@ -11,7 +11,8 @@ from gateway.charging import Price
 from gateway.progress import Translating
 from gateway.translation import interpreter as module
 from gateway.translation.engines import Translated
-from gateway.translation.interpreter import FAILURES, MAX_BATCH_CHARS, MAX_BATCH_TEXTS, Interpreter, Memory
+from gateway.translation.interpreter import FAILURES, MAX_BATCH_CHARS, MAX_BATCH_TEXTS, Interpreter
+from gateway.translation.memory import Memory
 from gateway.types import TranslationFailed, Usage
 
 PRICE = Price(per_call=1000, per_1k_prompt=10_000, per_1k_completion=20_000)
@@ -47,7 +48,7 @@ def scripted() -> Scripted:
 
 @pytest.fixture
 def interpreter(scripted: Scripted) -> Interpreter:
-    return Interpreter(scripted, PRICE, 2, 1_000_000)
+    return Interpreter(scripted, PRICE, concurrency=2, memory_bytes=1_000_000, deadline_s=5.0)
 
 
 async def test_texts_go_in_one_request_and_its_cost_is_noted(interpreter: Interpreter, scripted: Scripted) -> None:
@@ -55,28 +56,6 @@ async def test_texts_go_in_one_request_and_its_cost_is_noted(interpreter: Interp
     assert await interpreter.for_call(1, notes)(["a", "b", "a"], "ru") == ["ru:a", "ru:b", "ru:a"]
     assert scripted.asked == [["a", "b"]]
     assert (notes.micros, notes.engine) == (1000 + 1000 + 1000, "scripted")
-
-
-async def test_what_was_translated_before_is_not_asked_again_in_the_same_language(
-    interpreter: Interpreter, scripted: Scripted
-) -> None:
-    notes = Translating()
-    translate = interpreter.for_call(1, notes)
-    await translate(["a"], "ru")
-    assert await translate(["a", "c"], "ru") == ["ru:a", "ru:c"]
-    assert await translate(["a"], "en") == ["en:a"]
-    assert scripted.asked == [["a"], ["c"], ["a"]]
-    once = notes.micros
-    assert await translate(["a"], "en") == ["en:a"]
-    assert notes.micros == once
-
-
-async def test_nobody_gets_what_was_translated_for_another_account(
-    interpreter: Interpreter, scripted: Scripted
-) -> None:
-    await interpreter.for_call(1, Translating())(["a"], "ru")
-    await interpreter.for_call(2, Translating())(["a"], "ru")
-    assert scripted.asked == [["a"], ["a"]]
 
 
 def test_memory_forgets_what_was_used_least_recently_and_stays_within_its_bytes() -> None:
@@ -114,14 +93,33 @@ async def test_no_more_requests_run_at_once_than_the_operator_allows(
     assert scripted.most_at_once == 2
 
 
-async def test_one_refused_piece_costs_the_others_nothing_and_is_not_remembered(
-    interpreter: Interpreter, scripted: Scripted
-) -> None:
+async def test_what_is_late_costs_nothing_else(scripted: Scripted) -> None:
+    interpreter = Interpreter(scripted, PRICE, concurrency=1, memory_bytes=0, deadline_s=0.2)
+    scripted.wait_s = 0.12
+    notes = Translating()
+    texts = ["x" * MAX_BATCH_CHARS, "y" * MAX_BATCH_CHARS]
+    assert await interpreter.for_call(1, notes)(texts, "ru") == [f"ru:{texts[0]}", None]
+    assert notes.micros == 3000
+    await asyncio.sleep(0.2)
+    assert scripted.at_once == 1  # what was cancelled
+    scripted.wait_s = 0.0
+    assert await interpreter.for_call(1, notes)(["z"], "ru") == ["ru:z"]
+
+
+async def test_no_account_stands_in_anothers_way(scripted: Scripted) -> None:
+    interpreter = Interpreter(scripted, PRICE, concurrency=1, memory_bytes=0, deadline_s=5.0)
+    scripted.wait_s = 0.01
+    crowd = [asyncio.ensure_future(interpreter.for_call(1, Translating())([f"a{n}"], "ru")) for n in range(20)]
+    await asyncio.sleep(0.005)
+    await interpreter.for_call(2, Translating())(["b"], "ru")
+    assert [batch[0] for batch in scripted.asked].index("b") < 4
+    await asyncio.gather(*crowd)
+
+
+async def test_one_refused_piece_costs_the_others_nothing(interpreter: Interpreter, scripted: Scripted) -> None:
     scripted.refuses = {"b"}
     translate = interpreter.for_call(1, Translating())
     assert await translate(["a", "b"], "ru") == ["ru:a", None]
-    scripted.refuses = set()
-    assert await translate(["a", "b"], "ru") == ["ru:a", "ru:b"]
 
 
 async def test_an_engine_that_fails_again_and_again_is_left_alone_for_a_while(
@@ -135,7 +133,7 @@ async def test_an_engine_that_fails_again_and_again_is_left_alone_for_a_while(
         with pytest.raises(TranslationFailed):
             await translate(["a"], "ru")
     assert len(scripted.asked) == FAILURES
-    assert caplog.text.count("is left alone") == 1
+    assert caplog.text.count("fails again and again") == 1
     now += 60
     with pytest.raises(TranslationFailed):
         await translate(["a"], "ru")  # one attempt

@@ -14,7 +14,7 @@ KEPT = [
     ("Call `f(x)` and ``a ` b`` now.", ["`f(x)`", "``a ` b``"]),
     ("See https://example.com/a?b=c#d. Then go.", ["https://example.com/a?b=c#d"]),
     ("See (https://a.org/w/A_(b)) or www.a.org/x, ok?", ["https://a.org/w/A_(b)", "www.a.org/x"]),
-    ("请看https://example.com/路径。谢谢", ["https://example.com/"]),
+    ("请看https://example.com/路径。谢谢", ["https://example.com/路径"]),
     ("Write to a.b+c@example.org.", ["a.b+c@example.org"]),
     ("A [good link](https://a.b/c_d \"title\") and ![pic](x.png).", ['](https://a.b/c_d "title")', "](x.png)"]),
     ("A [ref][1] and a note[^2].", ["][1]", "[^2]"]),

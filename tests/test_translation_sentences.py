@@ -82,7 +82,22 @@ BLOCKS = [
     [('{"a": "b. c", "d": [1]}', False), (" That was it.", True)],
     [('[{"a": 1},\n', False), (' {"b": "]}"}]', False)],
     [("[Note] this is text.", True), (" Yes.", True)],
-    [("| a. b | c |", True), ("\n|---|:-:|", False), ("\n| one. Two | three |", True), ("\n\nText.", True)],
+    [
+        ("| a. b ", True),
+        ("| c ", True),
+        ("|", False),
+        ("\n|---", False),
+        ("|:-:", False),
+        ("|", False),
+        ("\n| one. Two ", True),
+        ("| `a|b` x\\|y ", True),
+        ("| 5 ", False),
+        ("|", False),
+        ("\n\nText.", True),
+    ],
+    [("# A heading. Long", True), ("\n\nText.", True)],
+    [("Code:", True), ("\n\n    a = b. c", False), ("\n    d = e", False), ("\n\nText.", True)],
+    [("- Item.", True), ("\n\n    More of it.", True), ("\n    - Inner.", True), ("\n\nText.", True)],
     [("<!-- a. b\n", False), ("c -->", False), ("\nText.", True)],
     [("One", True), ("\n\n---", False), ("\n\nTwo", True), ("\n1 2 3", False)],
     [("Inline $$a. b$$ stays.", True), (" End.", True)],
@@ -152,6 +167,13 @@ def test_an_endless_sentence_is_cut_and_never_gathers(word: str) -> None:
     found += splitter.finish()
     assert "".join(segment.text for segment in found) == word * 2000
     assert all(len(segment.text) <= 210 for segment in found if segment.is_prose)
+
+
+@pytest.mark.parametrize("word", ["https://a.b/" + "x%20/y.z?" * 200, "data:image/png;base64," + "Ab9/" * 800])
+def test_an_address_however_long_is_no_language(word: str) -> None:
+    found = segments(f"Look at ![this]({word}) now. Right?")
+    assert "".join(segment.text for segment in found) == f"Look at ![this]({word}) now. Right?"
+    assert [segment.text for segment in found if segment.is_prose] == ["Look at", " now.", " Right?"]
 
 
 @pytest.mark.parametrize("opening", ["```\n", "$$\n", '{"a": "', "<!-- ", "| a "])

@@ -11,11 +11,14 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.hookspecs import TranslatorSpec
 from gateway.progress import Translating
 from gateway.sse import Event, EventSplitter
+from gateway.translation.answers import translate_texts
 from gateway.translation.streams import MAX_UNDER_WAY, StreamTranslation
 from gateway.types import TranslationContext
 
@@ -452,6 +455,106 @@ async def test_what_came_before_a_break_goes_out_before_it_is_told() -> None:
     with pytest.raises(GatewayError):
         await read()
     assert text_of(b"".join(out)) == russian("Hello you. And th")
+
+
+@pytest.mark.parametrize(
+    "text", ["# A heading first\n\nAnd text.", "| one | two |\n|---|---|\n| six | ten |\n", "- an item\n"]
+)
+async def test_what_begins_with_a_heading_a_row_or_an_item_is_translated_from_its_first_word(text: str) -> None:
+    notes = Translating()
+    assert text_of(await outcome(stream(text), by=translation(notes=notes))) == russian(text)
+    assert notes.status == "translated"
+
+
+HALVES = st.lists(
+    st.sampled_from(["Hello. ", "Да. ", "# ", "|", "\n", "\n\n", "```\n", "`a b` ", "one ", "- ",
+                     "$5 ", "! ", "это ", "🌻", " ", "x"]),
+    max_size=25,
+)  # fmt: skip
+
+
+@given(HALVES)
+@settings(max_examples=150, deadline=None)
+def test_a_stream_says_what_the_whole_answer_would(texts: list[str]) -> None:
+    async def both() -> tuple[str, str]:
+        spec = TranslatorSpec("ru", "ru", is_russian, at_once)
+        whole = await translate_texts(["".join(texts)], spec, CONTEXT, 5.0)
+        return text_of(await outcome(stream(texts))), whole.texts[0]
+
+    streamed, whole = asyncio.run(both())
+    assert streamed.replace(" ", "") == whole.replace(" ", "")
+
+
+def raw(content: bytes) -> bytes:
+    """A chunk whose content is this JSON text."""
+    return b'data: {"choices":[{"index":0,"delta":{"content":"' + content + b'"}}]}\n\n'
+
+
+async def test_an_emoji_that_the_upstream_cut_in_two_is_whole_again_and_in_its_place() -> None:
+    out = await outcome(chat("A boat "), raw(rb"\ud83d"), raw(rb"\ude00"), chat(" left."), chat(finish="stop"), DONE)
+    assert text_of(out) == russian("A boat 😀 left.")
+
+
+@pytest.mark.parametrize("odd", [b"data: {broken\n\n", b"data: \xff\xfe\n\n", b"data: [1]\n\n"])
+async def test_what_cannot_be_read_stays_in_its_place(odd: bytes) -> None:
+    out = await outcome(chat("One sentence"), odd, chat("Another one."), DONE)
+    assert out.index("Оне".encode()) < out.index(odd) < out.index("Анотхер".encode())
+
+
+@pytest.mark.parametrize("index", [[1], {}, "one", None, 1.5, True])
+async def test_whatever_an_upstream_numbers_its_choices_by(index: object) -> None:
+    choice = {"index": index, "delta": {"content": "Hello there. "}, "finish_reason": None}
+    end = {"index": index, "delta": {}, "finish_reason": "stop"}
+    out = await outcome(event({"choices": [choice]}), event({"choices": [end]}), DONE)
+    assert "Хелло".encode() in out
+    assert out.endswith(DONE)
+
+
+async def test_a_member_that_nests_too_deep_costs_nothing_but_itself() -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    text = json.dumps({"choices": [{"index": 0, "deep": deep, "delta": {"content": "Hello there. "}}]}).encode()
+    out = await outcome(b"data: " + text + b"\n\n", chat("Bye."), DONE)
+    assert text_of(out) == russian("Hello there. Bye.")
+
+
+async def test_comments_ids_and_retries_beside_text_pass() -> None:
+    out = await outcome(b"id: 7\nretry: 10\n: hello\n" + chat("Hello there. "), chat("Bye."), DONE)
+    assert out.startswith(b"id: 7\nretry: 10\n: hello\n\n")
+
+
+@pytest.mark.parametrize("done", [b"data:  [DONE]\n\n", b"data: [DONE] \n\n", DONE])
+async def test_the_last_sentence_comes_before_the_end(done: bytes) -> None:
+    assert (await outcome(chat("Hello there"), done)).endswith(done)
+    out = await outcome(chat("Hello there"), USAGE, done)
+    assert out.index("Хелло".encode()) < out.index(b'"prompt_tokens"')
+
+
+async def test_a_large_member_is_not_repeated_with_every_sentence() -> None:
+    value = json.loads(chat("One. Two. Three. " * 200).removeprefix(b"data: ")) | {"big": "x" * 50_000}
+    out = await outcome(event(value), chat(finish="stop"), DONE)
+    assert len(out) < 300_000
+    assert text_of(out) == russian("One. Two. Three. " * 200).rstrip() + " "
+
+
+async def test_an_event_with_too_much_text_passes_as_it_came_and_is_marked() -> None:
+    big = chat("Hello. " * 20_000)
+    notes = Translating()
+    out = await outcome(chat("Bye."), big, DONE, by=translation(notes=notes))
+    assert b": translate_status=failed\n\n" + big in out
+    assert notes.status == "partial"
+
+
+async def test_code_first_tells_that_it_streams_and_does_not_wait() -> None:
+    notes = Translating()
+    async with aclosing(
+        translation(notes=notes).events(source(chat("", role="assistant"), chat("```py\nx = 1\n")))
+    ) as events:
+        async for one in events:
+            if b"x = 1" in one.exact:
+                break
+        assert notes.status == "streaming"
 
 
 async def test_a_decision_that_fails_leaves_the_stream_and_says_so() -> None:

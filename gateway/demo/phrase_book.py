@@ -18,6 +18,12 @@ from gateway.types import JsonValue
 _TAGS: dict[str, Language] = {"zh": "zh", "en": "en", "ru": "ru"}
 _TAG = re.compile(r"\b(zh|en|ru)(?:-[A-Za-z]+)?\)?$")
 _TOPIC = "{topic}"
+_PROMPTS = (
+    ("向日葵", "a sunflower", "подсолнух"),
+    ("月亮上的猫", "a cat on the moon", "кошка на луне"),
+    ("日落时的海边小镇", "a small town by the sea at sunset", "городок у моря на закате"),
+)
+"""What an image may be asked for."""
 
 
 def asked_translation(messages: Sequence[dict[str, JsonValue]]) -> str | None:
@@ -69,5 +75,5 @@ def _parallel() -> Iterator[dict[Language, str]]:
     }
     for zh, en, ru in zip(kinds["zh"], kinds["en"], kinds["ru"], strict=True):
         yield {"zh": zh, "en": en, "ru": ru}
-    for zh, en, ru in REMARKS:
+    for zh, en, ru in (*REMARKS, *_PROMPTS):
         yield {"zh": zh, "en": en, "ru": ru}

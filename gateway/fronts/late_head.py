@@ -13,16 +13,20 @@ WAIT_S = 1.0
 """So long a head waits at most; one that leaves then says that the translation is under way."""
 
 
+HELD_BYTES = 65_536
+
+
 class LateHead:
     """Writes to a client, `head` first: as soon as the translation's status is known, or WAIT_S seconds are over."""
 
-    __slots__ = ("_client", "_head", "_held", "_progress", "_timer")
+    __slots__ = ("_client", "_head", "_held", "_held_bytes", "_progress", "_timer")
 
     def __init__(self, client: Client, head: Callable[[], bytes], progress: Progress) -> None:
         self._client = client
         self._head = head
         self._progress = progress
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self._timer = asyncio.get_running_loop().call_later(WAIT_S, self._time_is_up)
 
     async def write(self, data: bytes) -> None:
@@ -32,7 +36,8 @@ class LateHead:
             await client.write(data)
             return
         self._held.append(data)
-        if self._is_decided:
+        self._held_bytes += len(data)
+        if self._is_decided or self._held_bytes > HELD_BYTES:
             await client.write(self._opened())
 
     async def flush(self) -> None:

@@ -183,6 +183,8 @@ class Writer:
         elif translation is not None:
             await own_task()
             late = LateHead(client, first, progress)
+            if spec is None and progress.front == "custom":
+                spec = self._writing.formatters["json"]
             await self._reformat(link, head, spec, late, watch, before_end, translation)
         elif spec is None or spec.name == "json":
             await self._relay(link, first(), watch, before_end)
@@ -247,10 +249,11 @@ class Writer:
                         if encoded:
                             await out.write(self._framed(encoded))
                             client.sent_bytes += len(encoded)
-                        if progress.first_byte_at is None:
+                        if progress.first_byte_at is None and client.sent_status:
                             progress.first_byte_at = monotonic()
             if isinstance(out, LateHead):
                 await out.flush()
+                progress.first_byte_at = progress.first_byte_at or monotonic()
             if before_end is not None:
                 await before_end()
             await out.write(LAST_CHUNK if client.http11 else b"")
@@ -275,7 +278,7 @@ class Writer:
             async for piece in link.pieces():
                 for event in splitter.feed(piece if watch is None else watch.feed(piece)):
                     last = event.raw
-                    if event.data is not None and event.data != DONE:
+                    if event.data is not None and event.data.strip() != DONE:
                         payload = event.data  # that may tell the usage
                     yield event
             for event in splitter.feed(b"" if watch is None else watch.finish()):
@@ -307,11 +310,11 @@ class Writer:
 
     async def _event(self, spec: FormatterSpec | None, event: Event) -> bytes:
         """An event with its payload in another format; what is not JSON (`[DONE]`, comments) stays as it is."""
-        if spec is None or spec.name == "json":
+        if spec is None or (spec.name == "json" and not event.is_remade):
             return event.exact
         if not event.lines:  # blank lines at the end
             return b""
-        if event.data is None or event.data == DONE:
+        if event.data is None or event.data.strip() == DONE:
             return event.raw
         try:
             check_json(event.data)

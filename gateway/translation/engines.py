@@ -7,6 +7,7 @@ not used. Knows nothing of Markdown, plugins or answers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
@@ -18,6 +19,8 @@ from gateway.types import JsonValue, PerCall, TranslationFailed, Usage
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import Target
 from gateway.usage import told_usage
+
+LOG = logging.getLogger("gateway.translation")
 
 INSTRUCTION = (
     "You translate texts for a program. The user's message is one JSON object: `to` names the language that is wanted,"
@@ -51,7 +54,7 @@ class Engine(Protocol):
     name: str
 
     async def translate(self, texts: Sequence[str], tag: str) -> Translated:
-        """The texts in the language of this BCP 47 tag. Raises TranslationFailed where nothing of it can be used."""
+        """The texts in the language of this BCP 47 tag. Raises TranslationFailed where the engine does not work."""
 
 
 class Service:
@@ -118,7 +121,7 @@ class ChatEngine:
         usage = told_usage(answer.get("usage"))
         if usage is None:
             usage = Usage(self._count(INSTRUCTION) + self._count(asked), self._count(content))
-        return Translated(_checked(texts, _texts(content)), usage)
+        return Translated(_checked(texts, _texts(content)), usage)  # whatever it said has cost what it used
 
 
 class LibreTranslateEngine:
@@ -142,30 +145,32 @@ class LibreTranslateEngine:
 
 
 def _content(answer: dict[str, JsonValue]) -> str:
-    """What a chat model said."""
+    """What a chat model said; nothing where that is no text."""
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, str):
-        raise TranslationFailed("the engine said nothing")
-    return content
+    return content if isinstance(content, str) else ""
 
 
 def _texts(content: str) -> JsonValue:
-    """The list in a model's answer, which may stand in a code fence although nobody asked for one."""
+    """The list in a model's answer, which may stand in a code fence although nobody asked for one; None without."""
     fenced = _FENCED.match(content)
     try:
         value = cast(JsonValue, orjson.loads(fenced[1] if fenced else content))
-    except orjson.JSONDecodeError as error:
-        raise TranslationFailed("the model's answer is not the JSON that was asked for") from error
+    except orjson.JSONDecodeError:
+        return None
     return value.get("texts") if isinstance(value, dict) else value
 
 
 def _checked(sources: Sequence[str], results: JsonValue) -> tuple[str | None, ...]:
-    """One result for each source; None for one that cannot be a translation."""
+    """One result for each source; None for one that cannot be a translation.
+
+    An answer of another number of texts is no fault of the engine's: some text may have made it so.
+    """
     if not isinstance(results, list) or len(results) != len(sources):
-        raise TranslationFailed("the engine did not return one text for each")
+        LOG.info("the translation engine did not return one text for each")
+        return (None,) * len(sources)
     return tuple(_fit(source, result) for source, result in zip(sources, results, strict=True))
 
 

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from msgspec.structs import replace
-
 from gateway.hookspecs import TranslatorSpec
 from gateway.running import is_cancelled
+from gateway.translation.memory import Remembered
 from gateway.translation.prose import Protected
 from gateway.types import TranslationContext, TranslationFailed
 
 LOG = logging.getLogger("gateway.translation")
 
-_ENDS: Final = frozenset(".!?\u2026\u3002\uff01\uff1f\u201d\u300d\u300f")
 _SHORT: Final = 12
 _SURE: Final = 24
 _REMEMBERED_CHARS: Final = 160
 _IDEOGRAPH_WEIGHT: Final = 3  # one says about as much as so many letters
+_FIRST_IDEOGRAPH_WEIGHT: Final = 1.5  # and tells the scripts apart less surely
 _SLOW_S: Final = 0.1
 _JUDGED_CHARS: Final = 40  # a translation this long is asked whether it is in the language
 
 
-def weight(text: str) -> int:
+def weight(text: str, ideograph: float = _IDEOGRAPH_WEIGHT) -> float:
     """How much there is to judge a text's language by, in letters."""
-    return sum(_IDEOGRAPH_WEIGHT if char >= "\u2e80" else 1 for char in text if char.isalpha())
+    return sum(ideograph if char >= "\u2e80" else 1 for char in text if char.isalpha())
 
 
 class Judge:
@@ -45,11 +46,6 @@ class Judge:
         self._before = ""  # the end of what was already in the language
         self.faulty = False
 
-    @property
-    def tag(self) -> str:
-        """The language's BCP 47 tag."""
-        return self._translator.tag
-
     def is_already(self, words: str) -> bool:
         """Whether a whole segment needs no translation."""
         text = words
@@ -64,62 +60,82 @@ class Judge:
 
         Among a few ideographs there may be none that tells the scripts apart, unless what came before has.
         """
-        letters = weight(words) if self._before else sum(map(str.isalpha, words))
-        return letters >= _SURE and self._ask(words)
+        ideograph = _IDEOGRAPH_WEIGHT if self._before else _FIRST_IDEOGRAPH_WEIGHT
+        return weight(words, ideograph) >= _SURE and self._ask(words)
 
     def _ask(self, text: str) -> bool:
         """The plugin's decision. Nothing else runs meanwhile: the operator hears of one that takes long."""
         name, started = self._translator.name, monotonic()
         try:
             already = self._translator.is_already(text)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # a plugin's, and it awaits nothing
-            LOG.warning("translation to %s failed: is_already() raised %s", name, type(error).__name__)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # a plugin's, and awaits nothing
+            LOG.warning("translation to %s failed: is_already() raised %s", name, _fault(error))
             self.faulty = already = True
         if monotonic() - started > _SLOW_S:
             LOG.warning("the translator to %s held up every call: its is_already() is slow", name)
         return already
 
 
-def spaced(piece: Protected, before: str, tag: str) -> Protected:
-    """The piece with the space before it that its new language wants; `before` is the text that ends there.
-
-    Between sentences Chinese and Japanese have none, and others have one.
-    """
-    if before[-1:] not in _ENDS:
-        return piece
-    if tag.partition("-")[0] in {"zh", "ja"}:
-        return replace(piece, before="") if piece.before == " " else piece
-    return piece if piece.before else replace(piece, before=" ")
-
-
 async def translate_pieces(
-    pieces: Sequence[Protected], translator: TranslatorSpec, context: TranslationContext, deadline_s: float
+    pieces: Sequence[Protected],
+    translator: TranslatorSpec,
+    context: TranslationContext,
+    deadline_s: float,
+    remembered: Remembered | None = None,
 ) -> list[str | None]:
     """Each piece translated and put together again; None for one that stays as it is.
 
-    Raises nothing but the cancellation of its own task, which it must have: a plugin's faults are not its caller's.
+    Only what has proved whole is remembered. Raises nothing but the cancellation of its own task, which it must have: a
+    plugin's faults are not its caller's.
     """
+    known = {piece.text: remembered.get(piece.text) if remembered is not None else None for piece in pieces}
+    unknown = [text for text, translation in known.items() if translation is None]
+    if unknown:
+        known.update(zip(unknown, await _translated(unknown, translator, context, deadline_s), strict=True))
+    wholes = []
+    for piece in pieces:
+        result = known[piece.text]
+        whole = None if result is None else _whole(piece, result, translator)
+        if whole is not None and result is not None and remembered is not None:
+            remembered.put(piece.text, result)
+        wholes.append(whole)
+    return wholes
+
+
+async def _translated(
+    texts: list[str], translator: TranslatorSpec, context: TranslationContext, deadline_s: float
+) -> list[str | None]:
     try:
         async with asyncio.timeout(deadline_s):
-            results = list(await translator.translate([piece.text for piece in pieces], context))
-        if len(results) != len(pieces) or not all(isinstance(result, str | None) for result in results):
-            raise TranslationFailed("the translator did not return one text for each")
-        return [_whole(piece, result, translator) for piece, result in zip(pieces, results, strict=True)]
+            results = list(await translator.translate(texts, context))
+        if len(results) != len(texts) or not all(isinstance(result, str | None) for result in results):
+            raise ValueError("the translator did not return one text for each")
+        return results
+    except TranslationFailed as failure:
+        LOG.info("translation to %s failed: %s", translator.name, failure)
     except (Exception, SystemExit, asyncio.CancelledError) as error:  # a plugin: whatever it does, the answer goes out
         if isinstance(error, asyncio.CancelledError) and is_cancelled():
             raise
-        why = f": {error}" if isinstance(error, TranslationFailed) else ""
-        LOG.warning("translation to %s failed: %s%s", translator.name, type(error).__name__, why)
-        return [None] * len(pieces)
+        LOG.warning("translation to %s failed: %s", translator.name, _fault(error))
+    return [None] * len(texts)
 
 
-def _whole(piece: Protected, result: str | None, translator: TranslatorSpec) -> str | None:
+def _whole(piece: Protected, result: str, translator: TranslatorSpec) -> str | None:
     """A translation with all in it that had to survive; None where that is lost, or where it is in no such language."""
-    if result is None or not result.strip():
+    if not result.strip():
         return None
-    if len(result) >= _JUDGED_CHARS and result != piece.text and not translator.is_already(result):
+    if len(result) >= _JUDGED_CHARS and not translator.is_already(result):
         return None
     whole = piece.restored(result)
-    if whole is not None:
-        whole.encode()  # half a surrogate pair cannot be sent: UnicodeEncodeError
+    try:
+        (whole or "").encode()
+    except UnicodeEncodeError:  # half a surrogate pair cannot be sent
+        return None
     return whole
+
+
+def _fault(error: BaseException) -> str:
+    """What kind of failure, and where it was raised: its text may hold what a caller wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
+    return f"{type(error).__name__}{where}"

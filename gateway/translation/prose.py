@@ -15,12 +15,13 @@ _BRACKETS: Final = "\u27e6\u27e7"
 _SIGNS: Final = ("*", "_", "~~", "`", "[", "]", "|", "\n")
 """Markdown that stays in the text: a translation must have as many."""
 
-_SYMBOL: Final = "[\u2190-\u27bf\u2900-\u2bff\U0001f000-\U0001faff][\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]*"
+_MODIFIERS: Final = "\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff"
+_SYMBOL: Final = f"[\u2190-\u27bf\u2900-\u2bff\U0001f000-\U0001faff][{_MODIFIERS}]*"
 _BEFORE = re.compile(
     r"\s*(?:>[ \t]*|#{1,6}[ \t]+|[-*+\u2022\u00b7][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,4}[.)][ \t]+"
-    rf"|\d{{1,3}}[\u3001\uff0e]\s*|\|[ \t]*|{_SYMBOL}[ \t]*)*"
+    rf"|\[\^?[^\]\n]{{1,40}}\]:[ \t]+|\d{{1,3}}[\u3001\uff0e]\s*|\|[ \t]*|{_SYMBOL}[ \t]*)*"
 )
-_AFTER = re.compile(rf"(?:\s*{_SYMBOL})*(?:[ \t]*\|)?\s*\Z")
+_SYMBOL_CHARS = re.compile("[\u2190-\u27bf\u2900-\u2bff\U0001f000-\U0001faff\ufe0e\ufe0f\u200d\\s]")
 
 _CURRENCY: Final = "[$\u20ac\u00a3\u00a5\u20bd]?"
 _NAME: Final = "[A-Za-z0-9_]"
@@ -29,7 +30,10 @@ _KEPT = re.compile(
         f"[{_BRACKETS}]+",
         r"(?P<code>(?<!`)(?P<ticks>`+)(?!`)(?:.+?)(?<!`)(?P=ticks)(?!`))",
         r"<!--.*?-->|</?[A-Za-z][^<>\n]*>|&(?:#\d{1,7}|#x[0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});",
-        r"(?P<url>(?:[A-Za-z][A-Za-z0-9+.-]{1,15}://|\bwww\.)[!-;=?-_a-z~]+)",
+        r"(?P<url>(?<![A-Za-z0-9])(?:[A-Za-z][A-Za-z0-9+.-]{1,15}://|www\.)[!-.0-;=?-_a-z~]+(?:/[!-;=?-_a-z~\w]*)?)",
+        r"<(?P<tag>code|pre|script|style|kbd|samp)\b[^<>\n]*>.*?</(?P=tag)>",
+        r"\b[A-Za-z]:\\[^\s\"<>|?*]+",
+        r"\{\s*\"(?:[^{}]|\{[^{}]*\})*\}",
         r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+",
         r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+\"[^\"\n]*\"|\s+'[^'\n]*')?\)|\]\[[^\]\n]*\]|\[\^[^\]\n]+\]",
         r"\$\$.+?\$\$|\\\(.+?\\\)|\\\[.+?\\\]|\$(?=\d)[^\s$]*(?<=\S)\$(?!\d)|\$(?![\s\d$])[^$\n]*?(?<!\s)\$(?!\d)",
@@ -40,10 +44,11 @@ _KEPT = re.compile(
         r"(?<![A-Za-z0-9_-])--[A-Za-z][A-Za-z0-9_-]*|(?<=\s)-[A-Za-z](?=\s|\Z)",
         r"(?<![A-Za-z0-9_@])@[A-Za-z0-9_]+|(?<![A-Za-z0-9_#&])#[A-Za-z0-9_]+",
         r"(?<![A-Za-z0-9_])[A-Za-z_]" + _NAME + r"*(?:\.[A-Za-z_]" + _NAME + r"*)*\(\)",
-        r"(?<![A-Za-z0-9_.])(?=[A-Za-z0-9_-]*[A-Za-z0-9_]{2})[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_]+)+(?![A-Za-z0-9_])",
+        r"(?<![A-Za-z0-9_.-])[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_]+)+(?![A-Za-z0-9_])",
         r"(?<![A-Za-z0-9_])[A-Za-z][A-Za-z0-9]*(?:_+[A-Za-z0-9]+)+",
         r"(?<![A-Za-z0-9_])(?:[a-z]+(?:[A-Z][a-z0-9]*)+|(?:[A-Z][a-z0-9]+){2,})(?![A-Za-z0-9_])",
-        r"(?<![A-Za-z0-9_])(?=[A-Za-z-]*[0-9])[A-Za-z][A-Za-z0-9]*(?:[.-][A-Za-z0-9]+)*",
+        r"(?<![A-Za-z0-9_-])(?=[A-Za-z])(?=[A-Za-z-]{1,60}[0-9])[A-Za-z][A-Za-z0-9]*(?:[.-][A-Za-z0-9]+)*",
+        r"\b0[xXbBoO][0-9A-Fa-f]+\b|\b\d+(?:\.\d+)?[eE][+-]?\d+\b",
         rf"(?:(?<![\w)])[+\u2212\u00b1-])?{_CURRENCY}\d+(?:[.,:/\u2013-]\d+)*(?:[ \u00a0]?[%\u2030\u00b0])?{_CURRENCY}",
         r"[ \t]*\|[ \t]*",
     )),
@@ -92,8 +97,11 @@ def protect(text: str) -> Protected:
     """A segment's words, with marks for what must not be translated."""
     start = _BEFORE.match(text)
     begin = start.end() if start is not None else 0
-    ending = _AFTER.search(text, begin)
-    end = ending.start() if ending is not None else len(text)
+    end = len(text)
+    while end > begin and (text[end - 1].isspace() or text[end - 1] == "|"):
+        end -= 1
+    while end > begin and text[end - 1] not in _BRACKETS and _SYMBOL_CHARS.match(text[end - 1]):
+        end -= 1
     kept: list[str] = []
 
     def mark(found: re.Match[str]) -> str:

@@ -14,6 +14,7 @@ from gateway.translation.abbreviations import ENDING, INITIAL, NUMBERED, PLAIN
 from gateway.types import PerCall
 
 MAX_CHARS: Final = 1_000
+_FED_CHARS: Final = 1_024
 _OPENING_CHARS: Final = 80
 _REACH_CHARS: Final = 400  # so far a construct within a line is followed to its end; a longer one is none
 
@@ -24,6 +25,7 @@ _CJK_CLOSERS: Final = frozenset("\u201d\u2019\uff09\u300d\u300f\u300b\u3011)]*_~
 _FULL_STOPS: Final = frozenset("\u3002\uff01\uff1f")
 _BEFORE_WORD: Final = frozenset(" \t\n\r\u3000(\uff08[\u201c\u2018\u00ab\"'*_")
 _CLAUSE = re.compile(r"[\uff0c\uff1b\uff1a\u3001\u2014]|[,;:](?=[ \t])")
+_ANY_SPACE = re.compile(r"\s")
 _SPACE = re.compile(r"[ \t\u3000](?=[^ \t\u3000])")
 _JOINING: Final = frozenset("\u200d\ufe0e\ufe0f")
 
@@ -32,6 +34,8 @@ _FENCE = re.compile(_PREFIX + r"(`{3,}|~{3,})")
 _END_OF_FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})[ \t]*")
 _FORMULA = re.compile(r"(\$\$|\\\[|\\begin\{([A-Za-z]{1,20}\*?)\}|<!--)")
 _ROW = re.compile(r"\||#{1,6}[ \t]")
+_BAR = re.compile(r"`[^`\n\r]*`|(?<!\\)\|")
+_LIST = re.compile(r"(?:>[ \t]*)*(?:[-*+\u2022]|[0-9]{1,9}[.)])[ \t]")
 _MAY_OPEN = re.compile(
     r"(?:>[ \t]*|(?:[-*+]|[0-9]{1,3}[.)]?)[ \t]*)*"
     r"(?:`{1,2}|~{1,2}|\$|\\|\\b|\\be|\\beg|\\begi|\\begin|\\begin\{[A-Za-z]{0,20}\*?|<|<!|<!-|#{1,6})?"
@@ -58,8 +62,8 @@ class SentenceSplitter:
     """Text in any pieces to segments. A sentence longer than `max_chars` is cut where it hurts least."""
 
     __slots__ = (
-        "_at", "_depth", "_end", "_fence", "_in_string", "_is_first", "_is_leading", "_is_line", "_is_opening",
-        "_max_chars", "_mode", "_text",
+        "_at", "_depth", "_end", "_fence", "_in_block", "_in_list", "_in_string", "_is_first", "_is_leading",
+        "_is_line", "_is_opening", "_max_chars", "_mode", "_text",
     )  # fmt: skip
 
     def __init__(self, max_chars: int = MAX_CHARS) -> None:
@@ -70,6 +74,8 @@ class SentenceSplitter:
         self._is_leading = True  # nothing but white space so far
         self._is_line = True  # at a line's beginning
         self._is_first = True  # of the whole text
+        self._in_list = False  # where lines that are set in belong to an item
+        self._in_block = False  # of code that is set in by four spaces
         self._is_opening = False  # in the first line of what is no prose
         self._fence = ""  # that opened the code
         self._end = ""  # of the formula or comment
@@ -84,12 +90,15 @@ class SentenceSplitter:
     @property
     def pending_is_prose(self) -> bool:
         """Whether it is a sentence, as far as one can tell."""
-        return self._mode == self._prose
+        return self._mode in (self._prose, self._row)
 
     def feed(self, text: str) -> list[Segment]:
         """The segments that this text completes."""
-        self._text += text
-        return self._scan(final=False)
+        found = []
+        for start in range(0, len(text), _FED_CHARS):  # each segment that is taken off copies what is behind it
+            self._text += text[start : start + _FED_CHARS]
+            found += self._scan(final=False)
+        return found
 
     def finish(self) -> list[Segment]:
         """What was unfinished when the text ended."""
@@ -150,6 +159,16 @@ class SentenceSplitter:
         text = self._text
         if not final and len(text) - at < _OPENING_CHARS and _MAY_OPEN.fullmatch(text, at):
             return False
+        inset = _inset(text[:at], is_first=self._is_first)
+        is_item = _LIST.match(text, at) is not None
+        if inset.spaces < 4:  # as CommonMark has it
+            self._in_list = (
+                is_item or (self._in_list and inset.spaces > 0) or (self._in_list and not inset.is_after_blank)
+            )
+            self._in_block = False
+        elif (inset.is_after_blank or self._in_block) and not (is_item or self._in_list):
+            self._mode, self._in_block = self._block, True
+            return True
         if fence := _FENCE.match(text, at):
             line_end = text.find("\n", fence.end())
             info = text[fence.end() : line_end if line_end >= 0 else len(text)]
@@ -172,7 +191,7 @@ class SentenceSplitter:
             stop = _STOP.search(text, at)
             start = stop.start() if stop is not None else len(text)
             if start >= self._max_chars and len(text) > self._max_chars:
-                return self._sentence(self._best_cut())
+                return self._too_long()
             if stop is None:
                 self._at = len(text)
                 return None
@@ -194,14 +213,43 @@ class SentenceSplitter:
                 return None
             at = after
 
+    def _too_long(self) -> Segment:
+        """The beginning of a sentence that is too long. What has no space at all is an address, or no language."""
+        text = self._text
+        cut = self._best_cut()
+        if cut:
+            return self._sentence(cut)
+        begin = len(text) - len(text.lstrip())
+        space = max(text.rfind(sign, begin, self._max_chars) for sign in (" ", "\t", "\u3000"))
+        if space > begin:
+            return self._sentence(space)
+        self._mode = self._run
+        return self._verbatim(self._max_chars)
+
+    def _run(self, final: bool) -> Segment | None:
+        """The rest of what is no language, up to the next space."""
+        text = self._text
+        space = _ANY_SPACE.search(text, self._at)
+        end = space.start() if space is not None else len(text)
+        if end >= self._max_chars:
+            return self._verbatim(self._max_chars)
+        if space is None:
+            self._at = len(text)
+            return None
+        self._mode = self._prose
+        self._is_leading, self._is_line = True, False
+        return self._verbatim(end)
+
     def _best_cut(self) -> int:
-        """Where a sentence that is too long is cut."""
+        """Where a sentence that is too long is cut; 0 where it cannot be, in Latin letters without a space."""
         text, least, most = self._text, self._max_chars // 2, self._max_chars
         for pattern in (_CLAUSE, _SPACE):
             places = [match.end() for match in pattern.finditer(text, least, most)]
             if places:
                 return places[-1]
         cut = most
+        if text[cut].isascii() and text[cut - 1].isascii():
+            return 0
         while cut > least and (unicodedata.combining(text[cut]) or text[cut] in _JOINING or text[cut - 1] in _JOINING):
             cut -= 1
         return cut
@@ -389,18 +437,38 @@ class SentenceSplitter:
             return self._verbatim(max(self._at, most))
         return None
 
+    def _block(self, final: bool) -> Segment | None:
+        """A line of code that is set in."""
+        end = self._text.find("\n", self._at)
+        if end > self._max_chars or (end < 0 and len(self._text) > self._max_chars):
+            return self._verbatim(self._max_chars)
+        if end < 0:
+            self._at = len(self._text)
+            return None
+        return self._leave(end)
+
     def _row(self, final: bool) -> Segment | None:
-        """A table's row, or a heading: one segment."""
+        """A heading, or a table's row: each cell is a segment, with the bar before it."""
         text = self._text
-        ends = [at for at in (text.find("\n", self._at), text.find("\r", self._at)) if at >= 0]
+        begin = len(text) - len(text.lstrip())
+        ends = [at for at in (text.find("\n", begin), text.find("\r", begin)) if at >= 0]
         end = min(ends, default=len(text))
         if end > self._max_chars:
-            return self._sentence(self._best_cut())
+            return self._too_long()
+        if not ends and not final:
+            return None
+        if text.startswith("|", begin):
+            bars = (bar.start() for bar in _BAR.finditer(text, begin + 1, end) if bar[0] == "|")
+            if (bar := next(bars, None)) is not None:
+                return self._cell(bar)
         if not ends:
-            self._at = len(text)
             return None
         self._mode = self._prose
         return self._sentence(end)
+
+    def _cell(self, end: int) -> Segment:
+        self._is_first = False
+        return self._cut(end, is_prose=True)
 
     def _verbatim(self, end: int) -> Segment:
         segment = self._cut(end, is_prose=False)
@@ -413,6 +481,19 @@ class SentenceSplitter:
         segment = self._verbatim(end)
         self._is_leading, self._is_line = True, end == 0
         return segment
+
+
+class _Inset(PerCall, frozen=True):
+    """How far a line is set in, a tab counting as four, and whether it begins the text or follows a blank one."""
+
+    spaces: int
+    is_after_blank: bool
+
+
+def _inset(before: str, *, is_first: bool) -> _Inset:
+    """`before` is the white space between what was said last and the line."""
+    lines = before.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return _Inset(len(lines[-1].replace("\t", "    ")), is_first or len(lines) > 2)
 
 
 def _is_ideograph(char: str) -> bool:

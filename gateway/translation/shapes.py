@@ -14,6 +14,9 @@ Members: TypeAlias = dict[str, JsonValue]
 
 _DELTAS: Final = frozenset({"response.output_text.delta", "transcript.text.delta"})
 _PLAIN_CHOICE: Final = frozenset({"index", "delta", "text", "finish_reason", "logprobs"})
+_PLAIN_EVENT: Final = ("id", "object", "created", "model", "type", "item_id", "output_index", "content_index")
+_NULLED: Final = frozenset({"logprobs", "finish_reason"})
+_MAX_TEMPLATE_BYTES: Final = 2_048
 _PLAIN_DELTA: Final = frozenset({"role", "content"})
 
 
@@ -35,7 +38,7 @@ def deltas_of(event: Members) -> list[Delta]:
         return [Delta(_lane_of(event), text, event, "delta", None)] if isinstance(text, str) and text else []
     found = []
     for choice in choices_of(event):
-        lane = ("choice", choice.get("index", 0))
+        lane = lane_of(choice)
         for holder, name in ((choice.get("delta"), "content"), (choice, "text")):
             if isinstance(holder, dict):
                 text = holder.get(name)
@@ -48,7 +51,13 @@ def ended_lanes(event: Members) -> list[Hashable]:
     """Whose text is complete with this event."""
     if event.get("type") in {"response.output_text.done", "transcript.text.done"}:
         return [_lane_of(event)]
-    return [("choice", choice.get("index", 0)) for choice in choices_of(event) if choice.get("finish_reason")]
+    return [lane_of(choice) for choice in choices_of(event) if choice.get("finish_reason")]
+
+
+def lane_of(choice: Members) -> Hashable:
+    """Whose a choice's text is; whatever an upstream numbers its choices by."""
+    index = choice.get("index", 0)
+    return ("choice", index if isinstance(index, int | str) else repr(index))
 
 
 def repeats_of(event: Members) -> Iterator[tuple[Hashable, Members, str]]:
@@ -89,7 +98,7 @@ def choices_of(event: Members) -> list[Members]:
 
 
 def says_more(event: Members, deltas: list[Delta], *, role: bool) -> bool:
-    """Whether an event tells more than the text in it. `role`: a role is news."""
+    """Whether an event of choices tells more than the text in it. `role`: a role is news."""
     if any(delta.choice is None for delta in deltas):
         return False
     if event.get("usage") or event.get("error"):
@@ -109,7 +118,7 @@ def _tells(members: Members, plain: frozenset[str]) -> bool:
 
 
 def without_text(event: Members, deltas: list[Delta]) -> bytes:
-    """The event with nothing in the places of its text. The event itself is changed."""
+    """The event with nothing in the places of its text, itself changed. TypeError where it nests too deep."""
     for delta in deltas:
         delta.holder[delta.name] = ""
         if delta.choice is not None and delta.choice.get("logprobs") is not None:
@@ -118,29 +127,48 @@ def without_text(event: Members, deltas: list[Delta]) -> bytes:
 
 
 class Template:
-    """An event of its kind for other text of the same lane: `before` and `after` are its JSON around the text."""
+    """An event of its kind for other text of the same lane: `before` and `after` are its JSON around the text.
+
+    What is large, or cannot be written, is left out: it would come again with each sentence.
+    """
 
     __slots__ = ("after", "before")
 
     def __init__(self, event: Members, delta: Delta) -> None:
-        mark = "\u27e6text\u27e7"
-        shown: Members = {name: value for name, value in event.items() if name != "obfuscation"}
-        if delta.choice is None:
-            shown["delta"] = mark
-        else:
-            choice = {
-                name: None if name in {"logprobs", "finish_reason"} else value for name, value in delta.choice.items()
-            }
-            choice[delta.name if delta.holder is delta.choice else "delta"] = (
-                mark if delta.holder is delta.choice else {delta.name: mark}
-            )
-            shown["choices"] = [choice]
-            if "usage" in shown:
-                shown["usage"] = None
-        before, found, after = orjson.dumps(shown).rpartition(orjson.dumps(mark))
-        assert found  # noqa: S101  # it was put there
+        try:
+            before, after = _around(event, delta)
+        except TypeError:  # orjson's, for what nests too deep
+            before = after = b""
+        if not before or len(before) + len(after) > _MAX_TEMPLATE_BYTES:
+            plain = {name: event[name] for name in _PLAIN_EVENT if isinstance(event.get(name), str | int)}
+            choice: Members | None = None
+            if delta.choice is not None:
+                index = delta.choice.get("index", 0)
+                choice = {"index": index if isinstance(index, int | str) else 0, "delta": {}}
+                if delta.holder is delta.choice:
+                    choice = {"index": choice["index"], delta.name: ""}
+            holder = choice if delta.holder is delta.choice and choice is not None else {}
+            before, after = _around(plain, Delta(delta.lane, "", holder, delta.name, choice))
         self.before, self.after = before, after
 
     def filled(self, text: str) -> bytes:
         """The event's JSON with this text."""
         return self.before + orjson.dumps(text) + self.after
+
+
+def _around(event: Members, delta: Delta) -> tuple[bytes, bytes]:
+    mark = "\u27e6text\u27e7"
+    shown: Members = {name: value for name, value in event.items() if name != "obfuscation"}
+    if delta.choice is None:
+        shown["delta"] = mark
+    else:
+        choice = {name: None if name in _NULLED else value for name, value in delta.choice.items()}
+        if delta.holder is delta.choice:
+            choice[delta.name] = mark
+        else:
+            choice["delta"] = {delta.name: mark}
+        shown["choices"] = [choice]
+        if "usage" in shown:
+            shown["usage"] = None
+    before, _, after = orjson.dumps(shown).rpartition(orjson.dumps(mark))
+    return before, after

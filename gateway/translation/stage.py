@@ -16,6 +16,7 @@ from gateway.progress import Progress, Translating
 from gateway.running import own_task
 from gateway.translation.answers import ALREADY, PARTIAL, TRANSLATED, UNAVAILABLE, translate_answer, translate_texts
 from gateway.translation.interpreter import Interpreter
+from gateway.translation.memory import Remembered
 from gateway.translation.streams import StreamTranslation
 from gateway.types import Account, Arguments, Call, TranslationContext
 
@@ -23,6 +24,12 @@ PROMPT_LANGUAGE = "en"
 """What image models understand best."""
 
 PROMPT_METHODS = frozenset({"v1/images/generations"})
+TEXT_METHODS = frozenset({
+    "v1/chat/completions", "v1/completions", "v1/edits", "v1/responses", "v1/audio/transcriptions",
+    "v1/audio/translations",
+})  # fmt: skip
+"""Whose answers hold natural-language text."""
+
 _SLACK_S = 1.0  # a translator may take a little longer than its engine
 
 
@@ -41,10 +48,20 @@ class Translation:
             return text
         await own_task()
         context, started = self._context(call, progress, notes), monotonic()
-        text, notes.status, sample = await translate_answer(text, translator, context, self._deadline_s)
+        remembered = self._remembered(progress, translator.name)
+        text, notes.status, sample = await translate_answer(text, translator, context, self._deadline_s, remembered)
         notes.seconds = monotonic() - started
-        notes.source_lang = translator.name if notes.status == ALREADY else self._language_of(sample, translator.name)
+        if notes.status != ALREADY:
+            notes.source_lang = self._language_of(sample, translator.name)
+        elif sample:
+            notes.source_lang = translator.name
         return text
+
+    @staticmethod
+    def leave(progress: Progress) -> None:
+        """Notes that an answer is plain text, which is left as it is."""
+        progress.translating = progress.translating or Translating()
+        progress.translating.status = UNAVAILABLE
 
     def stream(self, call: Call, progress: Progress) -> StreamTranslation | None:
         """What translates a stream as it runs; None where it stays as it is, and why is noted."""
@@ -57,6 +74,7 @@ class Translation:
             notes,
             deadline_s=self._deadline_s,
             max_sentence_chars=self.settings.max_sentence_chars,
+            remembered=self._remembered(progress, translator.name),
         )
 
     def wants_prompt(self, account: Account, call: Call) -> bool:
@@ -74,7 +92,10 @@ class Translation:
         await own_task()
         context = self._context(call, progress, notes)
         prompt = str(call.arguments.values["prompt"])
-        [result], notes.prompt_status, _ = await translate_texts([prompt], translator, context, self._deadline_s)
+        remembered = self._remembered(progress, translator.name)
+        outcome = await translate_texts([prompt], translator, context, self._deadline_s, remembered)
+        [result], notes.prompt_status = outcome.texts, outcome.status
+        notes.engine = ""  # of the answer's texts
         if notes.prompt_status not in {TRANSLATED, PARTIAL}:
             return call.arguments
         rest = without_members(call.arguments, frozenset({"prompt"}))
@@ -89,9 +110,24 @@ class Translation:
     def _context(self, call: Call, progress: Progress, notes: Translating) -> TranslationContext:
         account = progress.account
         name = account.name if account is not None else ""
-        if self.interpreter is None or account is None:
+        if self.interpreter is None or account is None or progress.memory_only:
             return TranslationContext(call.method, call.request_id, name)
         return TranslationContext(call.method, call.request_id, name, self.interpreter.for_call(account.id, notes))
+
+    def may_translate(self, call: Call) -> bool:
+        """Whether translating the call's answer may cost anything."""
+        return (
+            call.lang in self.translators
+            and self.interpreter is not None
+            and call.verb == "POST"
+            and call.method in TEXT_METHODS
+            and not _asks_for_json(call)
+        )
+
+    def _remembered(self, progress: Progress, lang: str) -> Remembered | None:
+        if self.interpreter is None or progress.account is None:
+            return None
+        return Remembered(self.interpreter.memory, progress.account.id, lang)
 
     @property
     def _deadline_s(self) -> float:

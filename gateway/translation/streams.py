@@ -8,10 +8,11 @@ each as soon as it is translated and every one before it of the same choice has 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
 import orjson
@@ -20,9 +21,10 @@ from gateway.hookspecs import TranslatorSpec
 from gateway.progress import Translating
 from gateway.sse import Event
 from gateway.translation.answers import ALREADY, FAILED, PARTIAL, STREAMING, TRANSLATED
-from gateway.translation.pieces import Judge, spaced, translate_pieces
-from gateway.translation.prose import Protected, protect
-from gateway.translation.sentences import Segment, SentenceSplitter
+from gateway.translation.lanes import Decided, Lane
+from gateway.translation.memory import Remembered
+from gateway.translation.pieces import translate_pieces
+from gateway.translation.prose import Protected
 from gateway.translation.shapes import (
     Delta,
     Members,
@@ -30,6 +32,7 @@ from gateway.translation.shapes import (
     choices_of,
     deltas_of,
     ended_lanes,
+    lane_of,
     repeats_of,
     says_more,
     without_text,
@@ -38,6 +41,9 @@ from gateway.types import TranslationContext
 
 MAX_UNDER_WAY: Final = 8
 """So many requests of one stream are at the engine at once; sentences that wait meanwhile share the next one."""
+
+MAX_DELTA_CHARS: Final = 65_536
+"""An event with more text than this is passed on as it came: to take it apart would hold up other calls."""
 
 _MAX_SLOTS: Final = 64
 _MAX_HELD_BYTES: Final = 1_048_576
@@ -48,65 +54,50 @@ _FAILED_MARK: Final = Event((b": translate_status=failed",), None, b": translate
 Events: TypeAlias = AsyncGenerator[Event, None]
 
 
-@dataclass(slots=True)
-class _Lane:
-    """The text of one choice. `segmented` and `released` count its characters: those in whole segments, and those
-    that went on as they came. `passing`: the segment that runs is in the language for certain.
-    """
-
-    splitter: SentenceSplitter
-    judge: Judge
-    segmented: int = 0
-    released: int = 0
-    before: str = ""  # the segment that was completed last
-    passing: bool = False
-    undecided_from: int | None = None  # the first event of the segment that runs
-    has_role: bool = False
-    last: tuple[Event, Members, Delta] | None = None  # its latest event with text, for the shape of others
-    said: list[str] | None = None  # what went out, where an event will repeat it
-
-
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    """A whole segment: where it starts among its lane's characters, and what of it is to be translated."""
-
-    start: int
-    text: str
-    piece: Protected | None
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A piece of text in an event, where it ends, and the segments that it completed. `delta` None: the lane's end."""
 
-    lane: _Lane
+    lane: Lane
     delta: Delta | None
     end: int
-    decided: list[_Decided]
+    decided: list[Decided]
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An event of the upstream's. `value` None: it is passed on as it came."""
+    """An event of the upstream's. `value` None: it passes as it came, marked where its text should be another."""
 
     number: int
     event: Event
     value: Members | None
     parts: list[_Part]
+    is_failed: bool = False
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A place in what goes out. `key` None: everything before it goes first. `events` None: still being translated."""
+    """A place in what goes out. `key` None: everything before it goes first. `is_ready`: not still being translated.
+
+    `event` is what passes as it is, or whose kind the event of `text` is.
+    """
 
     key: Hashable
-    events: list[Event] | None
-    lane: _Lane | None = None
-    text: str = ""  # of the lane, when it has gone
-    template: tuple[Event, Template] | None = None
+    event: Event
+    is_ready: bool = True
+    is_failed: bool = False
+    is_opening: bool = False  # nothing that a status could be told of
+    lane: Lane | None = None
+    text: str = ""
+    template: Template | None = None
     piece: Protected | None = None
-    repeats: tuple[Event, Members] | None = None  # an event that says again what its lanes said
-    size: int = field(default=0)
+    result: str | None = None
+    repeats: Members | None = None  # an event that says again what its lanes said
+
+    @property
+    def size(self) -> int:
+        """About what it takes of memory."""
+        return len(self.event.exact) if self.template is None else 4 * len(self.text) + 500
 
 
 class StreamTranslation:
@@ -120,13 +111,15 @@ class StreamTranslation:
         *,
         deadline_s: float,
         max_sentence_chars: int,
+        remembered: Remembered | None = None,
     ) -> None:
         self._translator = translator
         self._context = context
         self._notes = notes
         self._deadline_s = deadline_s
         self._max_sentence_chars = max_sentence_chars
-        self._lanes: dict[Hashable, _Lane] = {}
+        self._remembered = remembered
+        self._lanes: dict[Hashable, Lane] = {}
         self._exact = True
         self._number = 0
         self._held: deque[_Seen] = deque()
@@ -147,10 +140,12 @@ class StreamTranslation:
         reader = asyncio.create_task(self._read(source))
         try:
             while True:
-                for event in self._ready():
-                    yield event
+                while (slot := self._next()) is not None:
+                    for event in self._events_of(slot):
+                        yield event
                 if reader.done() and not self._slots:
-                    self._notes.status = self._notes.status or ALREADY
+                    if self._notes.status in {"", STREAMING}:
+                        self._notes.status = ALREADY
                     reader.result()
                     return
                 await self._changed.wait()
@@ -189,85 +184,57 @@ class StreamTranslation:
             return
         self._held.append(seen)
         self._held_bytes += len(event.exact)
-        if self._held_bytes > _MAX_HELD_BYTES or any(
-            decided.piece is not None for part in seen.parts for decided in part.decided
-        ):
+        wanted = any(decided.piece is not None for part in seen.parts for decided in part.decided)
+        if wanted or seen.is_failed or self._held_bytes > _MAX_HELD_BYTES:
             self._begin_translating()
             return
-        self._look_ahead(seen)
+        for part in seen.parts:
+            lane = part.lane
+            if part.decided or not lane.look_ahead():
+                lane.undecided_from = None
+            if lane.undecided_from is None and lane.look_ahead():
+                lane.undecided_from = self._beginning(lane)
         self._release()
 
     def _see(self, event: Event) -> _Seen:
         """Reads an event, and takes its text in."""
         self._number += 1
-        if event.data is None or event.data == _DONE:
-            parts = [self._end(lane) for lane in self._lanes.values()] if event.data == _DONE else []
-            return _Seen(self._number, event, None, parts)
-        try:
-            value = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
-            value = None
-        if not isinstance(value, dict):
+        if event.data is None:
             return _Seen(self._number, event, None, [])
-        parts = [self._end(lane) for lane in self._lanes.values()] if value.get("error") else []
-        for delta in deltas_of(value):
+        value = _read(event.data)
+        if value is None:  # what was said before must not come behind it
+            return _Seen(self._number, event, None, self._ends())
+        deltas = deltas_of(value)
+        if any(len(delta.text) > MAX_DELTA_CHARS for delta in deltas):
+            return _Seen(self._number, event, None, self._ends(), is_failed=True)
+        tells_end = value.get("error") or (value.get("choices") == [] and value.get("usage"))
+        parts = self._ends() if tells_end else []
+        for delta in deltas:
             lane = self._lane(delta.lane)
             if lane is not None:
-                decided = self._decide(lane, lane.splitter.feed(delta.text))
-                parts.append(_Part(lane, delta, self._reach(lane), decided))
+                decided = lane.feed(delta.text)
+                parts.append(_Part(lane, delta, lane.reach, decided))
         parts += [self._end(self._lanes[key]) for key in ended_lanes(value) if key in self._lanes]
         return _Seen(self._number, event, value, parts)
 
-    def _lane(self, key: Hashable) -> _Lane | None:
+    def _lane(self, key: Hashable) -> Lane | None:
         lane = self._lanes.get(key)
         if lane is None and len(self._lanes) < _MAX_LANES:
-            splitter = SentenceSplitter(self._max_sentence_chars)
-            lane = self._lanes[key] = _Lane(splitter, Judge(self._translator))
+            lane = self._lanes[key] = Lane(self._translator, self._max_sentence_chars)
             if isinstance(key, tuple) and key[0] == "item":
                 lane.said = []
         return lane
 
-    def _end(self, lane: _Lane) -> _Part:
-        decided = self._decide(lane, lane.splitter.finish())
-        return _Part(lane, None, self._reach(lane), decided)
+    def _ends(self) -> list[_Part]:
+        return [self._end(lane) for lane in self._lanes.values()]
 
-    def _reach(self, lane: _Lane) -> int:
-        return lane.segmented + len(lane.splitter.pending)
-
-    def _decide(self, lane: _Lane, segments: list[Segment]) -> list[_Decided]:
-        """Whether these whole segments, the first of which may have been running for long, are to be translated."""
-        decided = []
-        for segment in segments:
-            piece = protect(segment.text) if segment.is_prose else None
-            if piece is not None and (not piece.has_words or lane.judge.is_already(piece.words) or lane.passing):
-                piece = None
-            if piece is not None:
-                piece = spaced(piece, lane.before, self._translator.tag)
-            lane.before = segment.text
-            decided.append(_Decided(lane.segmented, segment.text, piece))
-            lane.segmented += len(segment.text)
-            lane.passing = False
-        return decided
+    def _end(self, lane: Lane) -> _Part:
+        decided = lane.end()
+        return _Part(lane, None, lane.reach, decided)
 
     # as long as the stream is exact
 
-    def _look_ahead(self, seen: _Seen) -> None:
-        """Notes whose running segment is still undecided; the event that began it has to wait for that."""
-        for part in seen.parts:
-            lane = part.lane
-            if part.decided:
-                lane.undecided_from = None
-            pending = lane.splitter.pending
-            if pending.strip() and not lane.passing and lane.splitter.pending_is_prose:
-                piece = protect(pending)
-                lane.passing = piece.has_words and lane.judge.is_surely_already(piece.words)
-            is_open = pending and (lane.splitter.pending_is_prose or not pending.strip()) and not lane.passing
-            if not is_open:
-                lane.undecided_from = None
-            elif lane.undecided_from is None:
-                lane.undecided_from = self._beginning(lane)
-
-    def _beginning(self, lane: _Lane) -> int:
+    def _beginning(self, lane: Lane) -> int:
         """The event in which the segment that runs began: the space before a sentence may have come with the last."""
         reaching = (
             seen.number for seen in self._held for part in seen.parts if part.lane is lane and part.end > lane.segmented
@@ -276,9 +243,8 @@ class StreamTranslation:
 
     def _release(self) -> None:
         """Lets go on what is decided."""
-        limit = min(
-            (lane.undecided_from for lane in self._lanes.values() if lane.undecided_from is not None), default=None
-        )
+        undecided = [lane.undecided_from for lane in self._lanes.values() if lane.undecided_from is not None]
+        limit = min(undecided, default=None)
         while self._held and (limit is None or self._held[0].number < limit):
             seen = self._held.popleft()
             self._held_bytes -= len(seen.event.exact)
@@ -286,9 +252,19 @@ class StreamTranslation:
                 if part.lane.said is not None and part.delta is not None:
                     part.lane.said.append(part.delta.text)
                 part.lane.released = part.end
-                if self._notes.status in {"", STREAMING}:
-                    self._notes.status = FAILED if part.lane.judge.faulty else ALREADY
-            self._put(_Slot(None, [seen.event], size=len(seen.event.exact)))
+                part.lane.spacing.joined(part.delta.text if part.delta is not None else "", None, is_translated=False)
+            self._note_released(seen)
+            self._put(_Slot(None, seen.event, is_opening=True))  # what is to be told of it was
+
+    def _note_released(self, seen: _Seen) -> None:
+        """What is told of a stream's beginning: nothing yet of one that has only named a role."""
+        notes = self._notes
+        if any(lane.judge.faulty for lane in self._lanes.values()):
+            notes.status = FAILED
+        elif any(part.lane.judged for part in seen.parts):
+            notes.status = ALREADY if notes.status in {"", STREAMING} else notes.status
+        elif not notes.status and (any(part.delta is not None for part in seen.parts) or not _is_opening(seen)):
+            notes.status = STREAMING
 
     def _begin_translating(self) -> None:
         """The stream is exact no longer: what is still held is made anew."""
@@ -311,6 +287,8 @@ class StreamTranslation:
         more = value is None or not deltas or says_more(value, deltas, role=is_first)
         if more and not ends:
             self._put_event(seen, deltas)
+        elif not more:
+            self._put_other_lines(seen.event, deltas)
         for part in seen.parts:
             self._put_segments(part)
         if more and ends:
@@ -322,26 +300,37 @@ class StreamTranslation:
         repeats = None
         if value is not None:
             if deltas:
-                event = _event(without_text(value, deltas), event)
+                try:
+                    event = _remade(without_text(value, deltas), event)
+                except TypeError:  # it nests too deep to be written: its text goes, and the rest cannot
+                    return
             if next(repeats_of(value), None) is not None:
-                repeats = (event, value)
-        key: Hashable = ("choice", choices[0].get("index", 0)) if len(choices) == 1 else None
-        self._put(_Slot(key, [event], repeats=repeats, size=len(event.exact)))
+                repeats = value
+        key = lane_of(choices[0]) if len(choices) == 1 else None
+        self._put(_Slot(key, event, is_failed=seen.is_failed, is_opening=_is_opening(seen), repeats=repeats))
+
+    def _put_other_lines(self, event: Event, deltas: list[Delta]) -> None:
+        """What stands in an event beside its text: a comment, an id."""
+        lines = tuple(line for line in event.lines if not line.startswith((b"data", b"event")))
+        if lines:
+            self._put(_Slot(deltas[0].lane, Event(lines, None, b"\n".join((*lines, b"", b"")))))
 
     def _put_segments(self, part: _Part) -> None:
         lane = part.lane
+        if lane.last is None:
+            return
+        like, value, delta = lane.last
+        template = Template(value, delta) if part.decided else None
         for decided in part.decided:
             text = decided.text[max(0, lane.released - decided.start) :]
-            if not text or lane.last is None:
-                continue
-            piece = decided.piece if lane.released <= decided.start else None  # a part of it has gone already
-            like, value, delta = lane.last
-            slot = _Slot(delta.lane, None, lane, text, (like, Template(value, delta)), piece, size=2 * len(text))
-            if piece is None:
-                slot.events = [_made(slot)]
-            else:
-                self._waiting.append(slot)
-            self._put(slot)
+            if text:
+                slot = _Slot(delta.lane, like, lane=lane, text=text, template=template, piece=decided.piece)
+                if decided.piece is not None and lane.released > decided.start:
+                    slot.is_failed, slot.piece = True, None  # a part of it has gone already
+                elif decided.piece is not None:
+                    slot.is_ready = False
+                    self._waiting.append(slot)
+                self._put(slot)
         self._start()
 
     def _put(self, slot: _Slot) -> None:
@@ -360,23 +349,17 @@ class StreamTranslation:
 
     async def _translate(self, batch: list[_Slot]) -> None:
         pieces = [slot.piece for slot in batch if slot.piece is not None]
-        results = await translate_pieces(pieces, self._translator, self._context, self._deadline_s)
+        results = await translate_pieces(pieces, self._translator, self._context, self._deadline_s, self._remembered)
         for slot, result in zip(batch, results, strict=True):
-            self._fill(slot, result)
+            slot.result, slot.is_ready, slot.is_failed = result, True, result is None
         self._tasks.discard(cast(asyncio.Task[None], asyncio.current_task()))
         self._start()
         self._changed.set()
 
-    def _fill(self, slot: _Slot, result: str | None) -> None:
-        slot.text = slot.text if result is None else result
-        slot.events = [_made(slot)] if result is not None else [_FAILED_MARK, _made(slot)]
-        self._outcomes.add(result is not None)
-        self._notes.status = PARTIAL if len(self._outcomes) > 1 else TRANSLATED if result is not None else FAILED
-
     def _finish(self) -> None:
         """No more will come: what is unfinished is a segment too."""
         self._number += 1
-        last = _Seen(self._number, Event((), None), None, [self._end(lane) for lane in self._lanes.values()])
+        last = _Seen(self._number, Event((), None), None, self._ends())
         self._held.append(last)
         if self._exact and all(decided.piece is None for part in last.parts for decided in part.decided):
             for lane in self._lanes.values():
@@ -387,23 +370,43 @@ class StreamTranslation:
 
     # the client's side
 
-    def _ready(self) -> list[Event]:
-        """Takes what may go out: of each choice in order, and all else behind what came before it."""
-        ready: list[Event] = []
-        waiting: deque[_Slot] = deque()
+    def _next(self) -> _Slot | None:
+        """Takes the next that may go out: of each choice in order, and all else behind what came before it."""
         held_up: set[Hashable] = set()
-        for slot in self._slots:
-            if slot.events is None or slot.key in held_up or None in held_up or (slot.key is None and waiting):
-                held_up.add(slot.key)
-                waiting.append(slot)
-                continue
-            self._slot_bytes -= slot.size
-            if slot.lane is not None and slot.lane.said is not None:
-                slot.lane.said.append(slot.text)
-            ready += slot.events if slot.repeats is None else [self._repeated(*slot.repeats)]
-        self._slots = waiting
-        self._taken.set()
-        return ready
+        for place, slot in enumerate(self._slots):
+            if slot.is_ready and slot.key not in held_up and (slot.key is not None or not held_up):
+                del self._slots[place]
+                self._slot_bytes -= slot.size
+                self._taken.set()
+                return slot
+            held_up.add(slot.key)
+            if slot.key is None:
+                break
+        return None
+
+    def _events_of(self, slot: _Slot) -> list[Event]:
+        """What a slot is to the client, now that it is its turn."""
+        event, lane = slot.event, slot.lane
+        if slot.template is not None and lane is not None:
+            text, is_translated = slot.text, slot.result is not None and slot.result != slot.text
+            if slot.result is not None:
+                text = slot.result
+            text = lane.spacing.joined(text, slot.piece, is_translated=is_translated)
+            if lane.said is not None:
+                lane.said.append(text)
+            event = _remade(slot.template.filled(text), event)
+            if slot.piece is not None:
+                self._outcomes.add(slot.result is not None)
+        elif slot.repeats is not None:
+            event = self._repeated(event, slot.repeats)
+        if slot.is_failed:
+            self._outcomes.add(False)
+        if not (self._notes.status or slot.is_opening):
+            self._notes.status = STREAMING
+        if self._outcomes:
+            found, failed = True in self._outcomes, False in self._outcomes
+            self._notes.status = PARTIAL if found and failed else TRANSLATED if found else FAILED
+        return [_FAILED_MARK, event] if slot.is_failed else [event]
 
     def _repeated(self, event: Event, value: Members) -> Event:
         """An event that says again what was said, in the words in which it was."""
@@ -411,18 +414,31 @@ class StreamTranslation:
             lane = self._lanes.get(key)
             if lane is not None and lane.said is not None:
                 holder[name] = "".join(lane.said)
-        return _event(orjson.dumps(value), event)
+        return _remade(orjson.dumps(value), event)
 
 
-def _made(slot: _Slot) -> Event:
-    """The event of a slot's text."""
-    assert slot.template is not None  # noqa: S101  # of every slot with text
-    like, template = slot.template
-    return _event(template.filled(slot.text), like)
+def _read(data: bytes) -> Members | None:
+    """An event's object; None for whatever is none."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(data)  # half of a surrogate pair, which upstreams cut
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
 
 
-def _event(payload: bytes, like: Event) -> Event:
-    """An event of the same kind with this payload. What else it holds, comments but not its type, was said once."""
+def _is_opening(seen: _Seen) -> bool:
+    """Whether an event only begins a choice, or nothing: there is no text yet, nor anything else of interest."""
+    value = seen.value
+    if value is None:
+        return not seen.event.lines
+    return bool(choices_of(value)) and not says_more(value, [], role=False)
+
+
+def _remade(payload: bytes, like: Event) -> Event:
+    """An event of the same kind with this payload; what else that one holds was said in its place."""
     lines = tuple(line for line in like.lines if line.startswith(b"event"))
     lines += (b"data: " + payload,)
-    return Event(lines, payload, b"\n".join((*lines, b"", b"")))
+    return Event(lines, payload, b"\n".join((*lines, b"", b"")), is_remade=True)
