@@ -26,7 +26,18 @@ from tests.chaos import (
     sse_answer,
     sse_head,
 )
-from tests.support import Answer, Gateway, call, custom_path, gateway_before_chaos, native, read_to_end, request_bytes
+from tests.engines import engine, pretended
+from tests.support import (
+    Answer,
+    Gateway,
+    call,
+    custom_path,
+    free_port,
+    gateway_before_chaos,
+    native,
+    read_to_end,
+    request_bytes,
+)
 
 CHAT = "v1/chat/completions"
 
@@ -418,3 +429,121 @@ async def test_what_is_kept_survives_a_restart_on_a_disk_and_can_be_cleared() ->
             gateway.restart()
             got = await ask(gateway, arguments)
             assert (got.headers["x-cache"], len(upstream.exchanges)) == ("hit", 1)
+
+
+# Uploads
+
+SOUND = b"RIFF" + bytes(range(256)) * 300
+
+
+def form(boundary: str, sound: bytes = SOUND, model: str = "whisper-1") -> bytes:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}\r\n'
+    part = 'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+    return f"{head}--{boundary}\r\n{part}".encode() + sound + f"\r\n--{boundary}--\r\n".encode()
+
+
+async def transcribe(gateway: Gateway, body: bytes, boundary: str, **headers: str) -> Answer:
+    target = custom_path(gateway, method="v1/audio/transcriptions")
+    return await call(
+        gateway, "POST", target, body, {"Content-Type": f"multipart/form-data; boundary={boundary}", **headers}
+    )
+
+
+async def test_a_recording_is_told_by_what_it_holds_and_not_by_its_boundary(gateway: Gateway) -> None:
+    salt = str(next(_number)).encode() * 50
+    async with Chaos(json_answer({"text": "Hello."}), port=gateway.upstream_port) as upstream:
+        first = await transcribe(gateway, form("abc", SOUND + salt), "abc")
+        second = await transcribe(gateway, form("xyz123", SOUND + salt), "xyz123")
+        other = await transcribe(gateway, form("abc", SOUND + salt + b"!"), "abc")
+        model = await transcribe(gateway, form("abc", SOUND + salt, "other"), "abc")
+        assert len(upstream.exchanges) == 3
+        assert SOUND + salt in bytes(upstream.exchanges[0].body)
+    got = [each.headers["x-cache"] for each in (first, second, other, model)]
+    assert got == ["miss", "hit", "miss", "miss"]
+    assert second.json["response"] == {"text": "Hello."}
+
+
+async def test_a_recording_that_is_too_long_to_look_at_goes_on_whole() -> None:
+    for gateway in started(cache="upload_bytes = 50000"):
+        async with Chaos(json_answer({"text": "Hello."}), port=gateway.upstream_port) as upstream:
+            got = [await transcribe(gateway, form("abc"), "abc") for _ in range(2)]
+            assert SOUND in bytes(upstream.exchanges[1].body)
+        assert [each.headers["x-cache"] for each in got] == ["off", "off"]
+
+
+# Trouble
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "nowhere/cache.db", "."])
+async def test_a_disk_that_cannot_be_used_costs_nothing_but_calls_upstream(where: str) -> None:
+    for gateway in started(cache=f'disk_file = "{where}"'):
+        async with Chaos(json_answer(chat()), port=gateway.upstream_port):
+            arguments = fresh()
+            got = [await ask(gateway, arguments) for _ in range(3)]
+        assert [each.headers["x-cache"] for each in got] == ["miss", "hit", "hit"]
+        assert gateway.log.count("cache") <= 3
+
+
+async def test_what_is_damaged_on_the_disk_is_asked_anew() -> None:
+    for gateway in started(cache='disk_file = "cache.db"'):
+        arguments = fresh()
+        async with Chaos(json_answer(chat("A text to be found in the file.")), port=gateway.upstream_port) as upstream:
+            await ask(gateway, arguments)
+            await asyncio.sleep(0.5)
+            gateway.kill()
+            for file in (gateway.directory / "cache.db", gateway.directory / "cache.db-wal"):
+                if file.exists():
+                    file.write_bytes(file.read_bytes().replace(b"found in the file", b"FOUND in the file"))
+            gateway.restart()
+            got = await ask(gateway, arguments)
+            assert len(upstream.exchanges) == 2
+        assert (got.headers["x-cache"], "found in" in got.body.decode()) == ("miss", True)
+
+
+async def test_gateway_cache_shows_and_clears_in_memory_too() -> None:
+    for gateway in started(cache='disk_file = "cache.db"'):
+        arguments = fresh()
+        async with Chaos(json_answer(chat()), port=gateway.upstream_port) as upstream:
+            await ask(gateway, arguments)
+            await asyncio.sleep(0.5)
+            [row] = json.loads(gateway.cli("cache", "show", "--json"))
+            assert (row["account"], row["method"], row["model"], row["form"]) == ("tester", CHAT, "m", "whole")
+            assert json.loads(gateway.cli("cache", "clear", "--method", "v1/embeddings", "--json")) == {"cleared": 0}
+            assert (await ask(gateway, arguments)).headers["x-cache"] == "hit"
+            assert json.loads(gateway.cli("cache", "clear", "--account", "tester", "--json")) == {"cleared": 1}
+            async with asyncio.timeout(10):
+                while (await ask(gateway, arguments)).headers["x-cache"] == "hit":
+                    await asyncio.sleep(0.2)
+            assert len(upstream.exchanges) == 2
+
+
+async def test_an_accounts_setting_holds_where_the_call_does_not_say(gateway: Gateway) -> None:
+    arguments = fresh()
+    async with Chaos(json_answer(chat()), port=gateway.upstream_port):
+        gateway.cli("accounts", "set", "tester", "--cache", "no")
+        await asyncio.sleep(1.5)
+        off = await ask(gateway, arguments)
+        gateway.cli("accounts", "set", "tester", "--cache", "yes")
+        await asyncio.sleep(1.5)
+        miss = await ask(gateway, arguments, "native")
+        hit = await ask(gateway, arguments, "native")
+        gateway.cli("accounts", "set", "tester", "--cache", "default")
+        await asyncio.sleep(1.5)
+    assert [each.headers["x-cache"] for each in (off, miss, hit)] == ["off", "miss", "hit"]
+
+
+async def test_a_kept_answer_is_translated_anew() -> None:
+    port = free_port()
+    second = f'[[upstream]]\nname = "engine"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
+    with gateway_before_chaos('[cache]\n[translation]\nupstream = "engine"\n', second) as gateway:
+        arguments = fresh()
+        text = "The harbour was quiet on that morning."
+        async with Chaos(json_answer(chat(text)), port=gateway.upstream_port) as upstream, Chaos(engine(), port=port):
+            plain = await ask(gateway, arguments)
+            russian = await ask(gateway, arguments, lang="ru")
+            streamed = await ask(gateway, {**arguments, "stream": True}, lang="ru")
+            assert len(upstream.exchanges) == 1
+    assert plain.json["response"]["choices"][0]["message"]["content"] == text
+    assert russian.json["response"]["choices"][0]["message"]["content"] == pretended(text, "ru")
+    assert russian.headers["x-cache"] == streamed.headers["x-cache"] == "hit"
+    assert streamed.headers["x-translate-status"] == "translated"
