@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gateway
-from bench.requests import KEY, SECRET, UPSTREAM_KEY, Arguments, custom_request, native_request, portkey_request
+from bench.requests import (
+    KEY,
+    SECRET,
+    UPSTREAM_KEY,
+    Arguments,
+    cached_request,
+    custom_request,
+    native_request,
+    portkey_request,
+)
 from bench.tools import BenchError
 
 UPSTREAM_KEY_ENV = "BENCH_UPSTREAM_KEY"
@@ -54,6 +63,7 @@ def peers() -> tuple[Peer, ...]:
         nginx_peer(),
         Peer("gateway native", gateway_command, native, ours, version=gateway.__version__),
         Peer("gateway custom", gateway_command, lambda _, arguments: custom_request(arguments), ours),
+        Peer("gateway cache", gateway_command, lambda _, arguments: cached_request(arguments), ours),
         Peer("gateway ledger", priced_gateway_command, native, ours),
         haproxy_peer(),
         litellm_peer(),

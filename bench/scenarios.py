@@ -159,7 +159,7 @@ MEMORY_GROWTH = Figure(
 )
 
 GUESTS = ("HAProxy", "LiteLLM", "Portkey")
-CALLERS = ("direct", "nginx", "gateway native", "gateway custom", "gateway ledger")
+CALLERS = ("direct", "nginx", "gateway native", "gateway custom", "gateway cache", "gateway ledger")
 STREAMERS = ("direct", "nginx", "gateway native", "gateway ledger")
 PROXIES = ("nginx", "gateway native")
 
