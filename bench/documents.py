@@ -21,7 +21,7 @@ from bench.scenarios import (
 from bench.tools import BenchError
 
 TABLE_STARTS, TABLE_ENDS = "<!-- table: begin -->\n", "<!-- table: end -->\n"
-OURS = ("gateway native", "gateway custom", "gateway cache", "gateway ledger")
+OURS = ("gateway native", "gateway custom", "gateway cache miss", "gateway cache hit", "gateway ledger")
 
 README_ROWS: tuple[tuple[str, Figure, str], ...] = (
     ("calls-32", CALL_COST, "processor time a call (1 KB JSON), µs"),

@@ -59,7 +59,7 @@ def measure(scenario: Scenario, peer: Peer, on: Machine, scale: float) -> Observ
             place = Place(Path(directory), free_port(), free_port())
             with ready(place, scenario, peer, on, scale) as load:
                 seen = load.run()
-                if answers_begun(place.upstream_port) < seen.calls:
+                if not peer.repeats and answers_begun(place.upstream_port) < seen.calls:
                     raise BenchError("the upstream gave fewer answers than the client got: a cache is at work")
                 return seen
     except BenchError as error:

@@ -21,6 +21,7 @@ from bench.requests import (
     custom_request,
     native_request,
     portkey_request,
+    repeated_request,
 )
 from bench.tools import BenchError
 
@@ -43,7 +44,8 @@ class Peer:
     """A proxy. `command` writes what it needs into the place and returns how to start it; None: no proxy at all.
 
     `request` turns the arguments of a chat call into the bytes of an HTTP request. `missing` says why this machine
-    cannot measure it. A guest is there for comparison only: it is measured in fewer rounds, and may fail.
+    cannot measure it. `repeats`: the same calls come again and again, for a cache to answer. A guest is there for
+    comparison only: it is measured in fewer rounds, and may fail.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Peer:
     version: str = ""
     missing: str = ""
     guest: bool = False
+    repeats: bool = False
 
 
 def peers() -> tuple[Peer, ...]:
@@ -63,7 +66,10 @@ def peers() -> tuple[Peer, ...]:
         nginx_peer(),
         Peer("gateway native", gateway_command, native, ours, version=gateway.__version__),
         Peer("gateway custom", gateway_command, lambda _, arguments: custom_request(arguments), ours),
-        Peer("gateway cache", gateway_command, lambda _, arguments: cached_request(arguments), ours),
+        Peer("gateway cache miss", gateway_command, lambda _, arguments: cached_request(arguments), ours),
+        Peer(
+            "gateway cache hit", gateway_command, lambda _, arguments: repeated_request(arguments), ours, repeats=True
+        ),
         Peer("gateway ledger", priced_gateway_command, native, ours),
         haproxy_peer(),
         litellm_peer(),

@@ -19,8 +19,13 @@ def native_request(arguments: Arguments, token: str = f"{KEY}:{SECRET}") -> byte
 
 
 def cached_request(arguments: Arguments) -> bytes:
-    """The same call again and again, which the cache may answer."""
+    """A call that the cache may answer and keep."""
     return chat({"Authorization": f"Bearer {KEY}:{SECRET}", "X-Cache": "yes"}, arguments)
+
+
+def repeated_request(arguments: Arguments) -> bytes:
+    """The same without the number by which the client tells its calls apart."""
+    return cached_request(arguments).replace(b"serial-", b"number-")
 
 
 def custom_request(arguments: Arguments) -> bytes:

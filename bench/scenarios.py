@@ -159,7 +159,15 @@ MEMORY_GROWTH = Figure(
 )
 
 GUESTS = ("HAProxy", "LiteLLM", "Portkey")
-CALLERS = ("direct", "nginx", "gateway native", "gateway custom", "gateway cache", "gateway ledger")
+CALLERS = (
+    "direct",
+    "nginx",
+    "gateway native",
+    "gateway custom",
+    "gateway cache miss",
+    "gateway cache hit",
+    "gateway ledger",
+)
 STREAMERS = ("direct", "nginx", "gateway native", "gateway ledger")
 PROXIES = ("nginx", "gateway native")
 

@@ -53,6 +53,11 @@ def cache_key(
     return blake2b(encoding, key=secret, digest_size=KEY_BYTES, person=_PERSON).digest()
 
 
+def form_key(secret: bytes, key: bytes, form: str) -> bytes:
+    """The key of one form of an answer, by the key of the request."""
+    return blake2b(key + form.encode(), key=secret, digest_size=KEY_BYTES, person=_PERSON).digest()
+
+
 def canonical(arguments: Arguments, without: frozenset[str] = frozenset()) -> bytes:
     """The arguments as a JSON text that is the same for equal ones, however they are written, and for no others.
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf
 from typing import Final, TypeAlias
 
 import orjson
 
 from gateway.assembly import assembled
-from gateway.cache_key import DELIVERY, cache_key
+from gateway.cache_key import DELIVERY, cache_key, form_key
 from gateway.cache_store import Entry, MemoryCache, packed_chunks
 from gateway.config import CacheSettings
+from gateway.formatting import NotJson, check_json
 from gateway.methods import matches_any
 from gateway.slicing import sliced
 from gateway.store.sqlite_cache import DiskCache
-from gateway.types import Account, Call, JsonValue, PerCall
-from gateway.upstream.connection import UpstreamConnection, recorded
-from gateway.upstream.head import UNTIL_CLOSE
+from gateway.types import Account, Call, PerCall, RenderingRefused
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.head import UNTIL_CLOSE, ResponseHead, parse_head
 from gateway.upstream.pool import Pool
 from gateway.upstream.sharing import Flight, Shared, paced, upstream_call
 
@@ -139,16 +141,10 @@ class Cache:
         scope = self._scope(account)
         passed = [("headers", headers)] if headers else []
 
+        request = cache_key(self.secret, scope, self.upstream, call, headers=passed, content=content, without=DELIVERY)
+
         def key(form: str) -> bytes:
-            return cache_key(
-                self.secret,
-                scope,
-                self.upstream,
-                call,
-                headers=passed,
-                content=form.encode() + content,
-                without=DELIVERY,
-            )
+            return form_key(self.secret, request, form)
 
         whole = key("whole")
         others: list[tuple[str, bytes]] = []
@@ -186,9 +182,9 @@ class Cache:
         if at_its_pace and entry.chunks:
             source = paced(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.pieces())
             return Flight(self.pool, source, len(entry.body) + 1, _nothing, _nothing).join()
-        framing = f"Content-Length: {len(entry.body)}\r\n"
-        head = f"HTTP/1.1 {entry.status} Kept\r\nContent-Type: {entry.content_type}\r\n{entry.fields}{framing}\r\n"
-        return recorded(self.pool, head.encode("latin-1") + entry.body)
+        link = UpstreamConnection(self.pool)
+        link.take_whole(_head_of(entry.status, entry.content_type), entry.body)
+        return link
 
     def shared(self, plan: Plan, request: bytes, upload: Body | None = None) -> tuple[UpstreamConnection, bool]:
         """A connection for the call's answer, and whether it is another's call that answers: one that is under way."""
@@ -302,10 +298,17 @@ def _is_whole(method: str, body: bytes, *, streamed: bool) -> bool:
 
 def _is_object(body: bytes) -> bool:
     try:
-        value: JsonValue = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        check_json(body)
+    except (NotJson, RenderingRefused):
         return False
-    return isinstance(value, dict)
+    return body.lstrip(b" \t\r\n").startswith(b"{")
+
+
+@lru_cache(maxsize=64)
+def _head_of(status: int, content_type: str) -> ResponseHead:
+    """A head that says no more than that, and that the body's end will be told."""
+    fields = f"Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n"
+    return parse_head(f"HTTP/1.1 {status} Kept\r\n{fields}\r\n".encode("latin-1"))
 
 
 def _remade(entry: Entry, plan: Plan) -> Entry | None:

@@ -227,6 +227,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.state = HEAD
         self.started_at = self.read_at = monotonic()
 
+    def take_whole(self, head: ResponseHead, body: bytes) -> None:
+        """A whole answer that was read elsewhere, as if it had just come here."""
+        self.head, self.state, self._body = head, ENDED, WHOLE
+        self.read_at = monotonic()
+        self._pieces.append(body)
+        self._collected = len(body)
+        self._wake()
+
     def send(self, data: bytes) -> None:
         """Begins an exchange: `data` is a request's head and as much of its body as is at hand."""
         if self.transport is None:

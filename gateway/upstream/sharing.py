@@ -70,8 +70,7 @@ class Flight:
         self._held_bytes = 0
         self._head = b""
         self._is_chunked = True
-        self._may_read = asyncio.Event()
-        self._may_read.set()
+        self._paused: asyncio.Event | None = None  # until somebody takes
         self._error: GatewayError | None = None
         self._is_over = False
         self.is_open = True
@@ -106,8 +105,6 @@ class Flight:
             # What ends with its connection may have been cut: those who take it have to see that it did.
             self._is_chunked = head.length != UNTIL_CLOSE
             self._head = _head_of(head, b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b"")
-        else:
-            self._head = _head_of(head, b"Content-Length: %d\r\n" % len(body)) + body
         self._serve_all()
 
     def feed(self, piece: bytes) -> None:
@@ -129,7 +126,8 @@ class Flight:
 
     async def room(self) -> None:
         """Waits until somebody takes."""
-        await self._may_read.wait()
+        if self._paused is not None:
+            await self._paused.wait()
 
     async def _run(self, source: Source) -> None:
         try:
@@ -180,7 +178,13 @@ class Flight:
     def _catch_up(self, taker: _Taker) -> None:
         """Gives a taker what it has not had yet, as far as it takes it."""
         link = taker.link
-        if taker.gone or not (self._head or self._error):
+        if taker.gone or not (self._head or self._is_over):
+            return
+        shared = self._shared
+        if shared.body is not None and shared.head is not None:
+            taker.gone = True
+            self._takers.discard(taker)
+            link.take_whole(shared.head, shared.body)
             return
         if self._head and not taker.has_head:
             taker.has_head = True
@@ -200,11 +204,10 @@ class Flight:
             self._takers.discard(taker)
             if self._error is not None:
                 link.fail(self._error)
-            elif self._shared.body is None:
-                if self._is_chunked:
-                    link.data_received(LAST_CHUNK)
-                else:
-                    link.connection_lost(None)
+            elif self._is_chunked:
+                link.data_received(LAST_CHUNK)
+            else:
+                link.connection_lost(None)
         self._mind_flow()
 
     def resumed(self, taker: _Taker) -> None:
@@ -215,9 +218,11 @@ class Flight:
         """The upstream is read while somebody takes, and while it is not far ahead of everyone."""
         last = self._first + len(self._shared.pieces)
         if any(not taker.paused or taker.at == last for taker in self._takers) or not self._takers:
-            self._may_read.set()
-        else:
-            self._may_read.clear()
+            if self._paused is not None:
+                self._paused.set()
+                self._paused = None
+        elif self._paused is None:
+            self._paused = asyncio.Event()
 
 
 def upstream_call(
