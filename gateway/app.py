@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from hashlib import blake2b
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -177,7 +178,7 @@ def _cors(request: RequestHead, origins: tuple[str, ...]) -> str:
     allowed = "*" if "*" in origins else origin
     exposed = (
         "X-Request-Id, X-Last-Id, X-Error-Code, X-Cache, X-Translate-Status, X-Prompt-Translate-Status, Server-Timing,"
-        " Retry-After"
+        " Retry-After, Age, X-Cache-Shared, X-Cache-Made-Of"
     )
     return f"Access-Control-Allow-Origin: {allowed}\r\nAccess-Control-Expose-Headers: {exposed}\r\nVary: Origin\r\n"
 
@@ -373,18 +374,22 @@ def _service(settings: UpstreamSettings, key: str, timeout_s: float, stack: cont
 
 
 def _cache(settings: Settings, upstream: Upstream, store: SqliteStore) -> Cache:
-    chosen = settings.cache
-    memory, secret = MemoryCache(chosen.memory_bytes), store.pepper.key_for("cache")
-    disk = None
+    chosen, target = settings.cache, upstream.target
+    secret = store.pepper.key_for("cache")
+    # The address, and the key: what models there are, and what they know, hangs on both.
+    seen = b"%b%b%d" % (target.fields, target.base_path.encode(), target.tls is not None)
+    identity = blake2b(seen, key=secret, digest_size=16).hexdigest()
+    memory = MemoryCache(chosen.memory_bytes)
+    limit = _upstream(settings).max_answer_bytes
+    cache = Cache(chosen, secret, identity, upstream.pool, limit, memory)
     if chosen.disk_file and chosen.memory_bytes:
         loop = asyncio.get_running_loop()
 
         def cleared(clearing: Clearing) -> None:
-            loop.call_soon_threadsafe(lambda: memory.clear(clearing.selection, until=clearing.at))
+            loop.call_soon_threadsafe(cache.cleared, clearing.selection, clearing.at)
 
-        disk = DiskCache(Path(chosen.disk_file), secret, chosen.disk_bytes, cleared=cleared)
-    limit = _upstream(settings).max_answer_bytes
-    return Cache(chosen, secret, upstream.target.name, upstream.pool, limit, memory, disk)
+        cache.disk = DiskCache(Path(chosen.disk_file), secret, chosen.disk_bytes, cleared=cleared)
+    return cache
 
 
 def _delivery(settings: UpstreamSettings, translation: Translation) -> Delivery:

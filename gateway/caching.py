@@ -5,6 +5,7 @@ What is kept is what the upstream said, before language and format: one entry se
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,21 +13,19 @@ from functools import lru_cache
 from math import inf
 from typing import Final, TypeAlias
 
-import orjson
-
 from gateway.assembly import assembled
 from gateway.cache_key import DELIVERY, cache_key, form_key
-from gateway.cache_store import Entry, MemoryCache, packed_chunks
+from gateway.cache_store import Entry, MemoryCache, Selection, packed_chunks
 from gateway.config import CacheSettings
 from gateway.formatting import NotJson, check_json
 from gateway.methods import matches_any
 from gateway.slicing import sliced
 from gateway.store.sqlite_cache import DiskCache
-from gateway.types import Account, Call, PerCall, RenderingRefused
+from gateway.types import Account, Call, JsonValue, PerCall, RenderingRefused
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead, parse_head
 from gateway.upstream.pool import Pool
-from gateway.upstream.sharing import Flight, Shared, paced, upstream_call
+from gateway.upstream.sharing import Flight, Shared, paced, sliced_body, upstream_call
 
 DAY_S: Final = 86_400.0
 LIVES_S: Final[Mapping[str, float]] = {
@@ -47,8 +46,13 @@ Body: TypeAlias = tuple[Callable[[], AsyncIterator[bytes]], int | None]
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
+_READ: Final = ("v1/models", "v1/models/*")
 _WITH_USAGE: Final = frozenset({"v1/chat/completions", "v1/completions"})
-_DONE: Final = b"data: [DONE]"
+_DONE = re.compile(rb"(?:[\r\n]|\A)data:[ \t]*\[DONE\][ \t]*[\r\n]*\Z")
+_ERROR = re.compile(rb'"error"[ \t\r\n]*+:[ \t\r\n]*+(?!null)')
+_TOOL_CALL = re.compile(rb'"tool_calls"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{|"function_call"[ \t\r\n]*:[ \t\r\n]*\{')
+_CLEARINGS_S: Final = 7_200.0  # longer than any call takes
+_SLICED_BYTES: Final = 262_144
 
 
 class Wish(PerCall, frozen=True):
@@ -92,13 +96,13 @@ def wish_of(wanted: bool, control: str | None) -> Wish | None:
         return Wish()
     may_answer, max_age_s = True, inf
     for directive in control.lower().split(","):
-        name, _, value = directive.strip().partition("=")
+        name, _, value = (part.strip(' \t"') for part in directive.partition("="))
         if name == "no-store":
             return None
         if name == "no-cache":
             may_answer = False
-        if name == "max-age" and value.strip('"').isdigit():
-            max_age_s = float(value.strip('"')[:12])
+        if name == "max-age":  # one that cannot be read means that nothing is fresh
+            max_age_s = float(value[:12]) if value.isascii() and value.isdigit() else 0.0
     return Wish(may_answer and max_age_s > 0, max_age_s=max_age_s)
 
 
@@ -114,10 +118,11 @@ class Cache:
     memory: MemoryCache
     disk: DiskCache | None = None
     flights: dict[bytes, Flight] = field(default_factory=dict)
+    clearings: list[tuple[Selection, float]] = field(default_factory=list)
 
     def takes_upload(self, call: Call, wish: Wish | None) -> bool:
         """Whether an upload is worth looking at before it goes upstream: its answer may be kept."""
-        return wish is not None and bool(self.memory.max_bytes) and self._life_s(call.method) > 0
+        return wish is not None and bool(self.memory.max_bytes) and self._life_s(call) > 0
 
     def plan(
         self,
@@ -128,40 +133,36 @@ class Cache:
         *,
         with_usage: bool,
         content: bytes = b"",
+        path: str = "",
     ) -> Plan | None:
         """The cache's part in a call; None where it has none.
 
-        `with_usage`: a stream is asked for its usage. `content` is an upload's digest.
+        `with_usage`: a stream is asked for its usage. `content` is an upload's digest, `path` the method's
+        name as the caller spelt it where that goes upstream.
         """
-        if wish is None or not self.memory.max_bytes or not (life_s := self._life_s(call.method)):
+        if wish is None or not self.memory.max_bytes or not (life_s := self._life_s(call)):
             return None
         values = call.arguments.values
         options = values.get("stream_options")
-        asks_more = isinstance(options, dict) and bool(options.keys() - {"include_usage"})
+        # What an upstream may read otherwise than we do is a part of the key, as it stands.
+        is_plain = values.get("stream", False) in (True, False) and isinstance(values.get("stream", False), bool)
+        if "stream_options" in values:
+            is_plain = is_plain and call.stream and _is_plain_options(options)
         scope = self._scope(account)
-        passed = [("headers", headers)] if headers else []
-
-        request = cache_key(self.secret, scope, self.upstream, call, headers=passed, content=content, without=DELIVERY)
-
-        def key(form: str) -> bytes:
-            return form_key(self.secret, request, form)
-
-        whole = key("whole")
-        others: list[tuple[str, bytes]] = []
-        if not call.stream:
-            own = whole
-            if call.method in _WITH_USAGE and options is None:
-                others.append(("stream", key("stream with usage")))
-        else:
-            form = "stream with usage" if with_usage else "stream"
-            if asks_more or (options is not None and not isinstance(options, dict)):
-                form += orjson.dumps(options, option=orjson.OPT_SORT_KEYS).decode()
-            elif call.method in _WITH_USAGE:
-                others.append(("whole", whole))
-            own = key(form)
-        return Plan(
-            own, tuple(others), wish, life_s, account.id, call.method, call.arguments.model, call.stream, with_usage
-        )
+        passed = [(name, text) for name, text in (("headers", headers), ("path", path)) if text]
+        without = DELIVERY if is_plain else frozenset[str]()
+        request = cache_key(self.secret, scope, self.upstream, call, headers=passed, content=content, without=without)
+        whole = form_key(self.secret, request, "whole")
+        own = whole
+        others: tuple[tuple[str, bytes], ...] = ()
+        if call.stream:
+            own = form_key(self.secret, request, "stream with usage" if with_usage else "stream")
+        if is_plain and call.method in _WITH_USAGE:
+            other = ("whole", whole)
+            if not call.stream:
+                other = ("stream", form_key(self.secret, request, "stream with usage"))
+            others = (other,)
+        return Plan(own, others, wish, life_s, account.id, call.method, call.arguments.model, call.stream, with_usage)
 
     async def find(self, plan: Plan) -> Kept | None:
         """What is kept and answers the call, in its own form or made of the other."""
@@ -182,12 +183,16 @@ class Cache:
         if at_its_pace and entry.chunks:
             source = paced(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.pieces())
             return Flight(self.pool, source, len(entry.body) + 1, _nothing, _nothing).join()
+        if entry.streamed and len(entry.body) > _SLICED_BYTES:  # no more of it at once than its reader takes
+            source = sliced_body(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.body)
+            return Flight(self.pool, source, 0, _nothing, _nothing).join()
         link = UpstreamConnection(self.pool)
         link.take_whole(_head_of(entry.status, entry.content_type), entry.body)
         return link
 
     def shared(self, plan: Plan, request: bytes, upload: Body | None = None) -> tuple[UpstreamConnection, bool]:
         """A connection for the call's answer, and whether it is another's call that answers: one that is under way."""
+        asked_at = time.time()
         flight = self.flights.get(plan.key) if self.settings.share else None
         joins = flight is not None and flight.is_open and plan.wish.may_answer
         if flight is None or not joins:
@@ -195,7 +200,7 @@ class Cache:
                 self.pool,
                 upstream_call(self.pool, request, self.max_answer_bytes, upload),
                 self._max_kept_bytes,
-                lambda shared: self._keep(plan, shared),
+                lambda shared: self._keep(plan, shared, asked_at),
                 lambda ended: self._forget(plan.key, ended),
             )
             self.flights[plan.key] = flight
@@ -216,10 +221,13 @@ class Cache:
         if self.flights.get(key) is flight:
             del self.flights[key]
 
-    def _life_s(self, method: str) -> float:
+    def _life_s(self, call: Call) -> float:
+        """How long an answer lives. Only what is asked for has one: never what is deleted, stored or changed."""
+        if call.verb != ("GET" if matches_any(call.method, _READ) else "POST") or call.arguments.values.get("store"):
+            return 0.0
         for lives in (self.settings.life, LIVES_S):
             for glob, life_s in lives.items():
-                if matches_any(method, (glob,)):
+                if matches_any(call.method, (glob,)):
                     return life_s
         return 0.0
 
@@ -234,24 +242,39 @@ class Cache:
         entry = self.memory.get(key, now, plan.wish.max_age_s)
         if entry is None and self.disk is not None:
             entry = await self.disk.get(key, now, plan.wish.max_age_s)
-            if entry is not None:
+            if entry is not None and self._is_cleared(entry, entry.stored_at):
+                entry = None
+            elif entry is not None:
                 self.memory.put(key, entry)
         elif entry is not None and self.disk is not None:
             self.disk.touch(key, now)
         return entry
 
+    def cleared(self, selection: Selection, at: float) -> None:
+        """An operator wants entries forgotten that were asked for before `at`; calls under way among them."""
+        self.memory.clear(selection, until=at)
+        self.clearings = [(each, moment) for each, moment in self.clearings if moment > at - _CLEARINGS_S]
+        self.clearings.append((selection, at))
+        for flight in self.flights.values():
+            flight.is_open = False
+
+    def _is_cleared(self, entry: Entry, asked_at: float) -> bool:
+        return any(asked_at <= at and selection.covers(entry) for selection, at in self.clearings)
+
     @staticmethod
     def _kept(entry: Entry, made_of: str = "") -> Kept:
         return Kept(entry, max(0.0, time.time() - entry.stored_at), made_of)
 
-    def _keep(self, plan: Plan, shared: Shared) -> None:
+    def _keep(self, plan: Plan, shared: Shared, asked_at: float) -> None:
         """Keeps an answer that came to its end, if it is one to keep."""
         head = shared.head
         if head is None or head.status != 200 or head.is_compressed or not plan.wish.may_keep:
             return
+        if plan.streamed != (shared.body is None):  # the upstream reads the arguments otherwise than we do
+            return
         body = shared.body if shared.body is not None else b"".join(shared.pieces)
         media_type = head.media_type.decode("latin-1")
-        if shared.body is None and head.length == UNTIL_CLOSE and _DONE not in body[-64:]:
+        if shared.body is None and head.length == UNTIL_CLOSE and not _ends_with_done(body):
             return
         if media_type not in ({EVENTS} if shared.body is None else {JSON, ""}):
             return
@@ -275,25 +298,41 @@ class Cache:
             streamed=shared.body is None,
             chunks=packed_chunks(ends),
         )
+        if self._is_cleared(entry, asked_at):
+            return
         if self.memory.put(plan.key, entry) and self.disk is not None:
             self.disk.put(plan.key, entry)
 
     def _is_harmless(self, body: bytes) -> bool:
         """Whether an answer calls no tool, which would be called again."""
-        return self.settings.tool_calls or not (b'"tool_calls"' in body or b'"function_call"' in body)
+        return self.settings.tool_calls or _TOOL_CALL.search(body) is None
 
 
 def _nothing(_: object) -> None:
     """What hears of a replay's end."""
 
 
+def _is_plain_options(options: JsonValue) -> bool:
+    """Whether a stream's options ask for its usage, or do not, and for nothing else."""
+    return (
+        isinstance(options, dict)
+        and not options.keys() - {"include_usage"}
+        and all(isinstance(value, bool) for value in options.values())
+    )
+
+
 def _is_whole(method: str, body: bytes, *, streamed: bool) -> bool:
-    """Whether an answer is complete and a success. `"error"` with its quotes is a name, or nearly always."""
-    if b'"error"' in body:
+    """Whether an answer is complete and a success. In a text these names' quotes would be escaped."""
+    if _ERROR.search(body) is not None:
         return False
     if not streamed:
         return _is_object(body)
-    return method not in _WITH_USAGE or _DONE in body[-64:]
+    return method not in _WITH_USAGE or _ends_with_done(body)
+
+
+def _ends_with_done(body: bytes) -> bool:
+    """Whether the last event is the end that chats and completions have."""
+    return _DONE.search(body, max(0, len(body) - 80)) is not None and body[-80:].rfind(b"data:") >= 0
 
 
 def _is_object(body: bytes) -> bool:

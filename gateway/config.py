@@ -25,6 +25,7 @@ from gateway.config_checks import (
     code_fault,
     header_fault,
     libretranslate_url_fault,
+    method_glob_fault,
     name_fault,
     origin_fault,
     path_fault,
@@ -184,8 +185,8 @@ class CacheSettings(Section, frozen=True):
 
     memory_bytes: Annotated[int, Meta(ge=0)] = 67_108_864  # 0: nothing is kept
     disk_file: str = ""  # empty: in memory only
-    disk_bytes: PositiveBytes = 1_073_741_824
-    life: dict[str, float] = {}  # seconds by method; 0: not kept
+    disk_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_073_741_824
+    life: dict[str, Seconds] = {}  # by method; 0: not kept
     groups: dict[str, list[str]] = {}  # of accounts, by name, that share their answers
     share: bool = True  # one upstream call for identical ones that are under way at the same time
     pace: bool = False  # a stream comes again as it came, not at once
@@ -465,7 +466,7 @@ def _check(settings: Settings, source: Source) -> None:
         ("store.pepper_env", [settings.store.pepper_env], variable_fault),
         ("shared.url", [settings.shared.url], shared_fault),
         ("defaults.timezone", [settings.defaults.timezone], timezone_fault),
-        ("cache.disk_file", [settings.cache.disk_file], path_fault),
+        *_cache_checks(settings),
         ("plugins.directory", [settings.plugins.directory], path_fault),
         ("charging.charged", settings.charging.charged, code_fault),
         *_translation_checks(settings.translation, [upstream.name for upstream in settings.upstream]),
@@ -479,6 +480,25 @@ def _check(settings: Settings, source: Source) -> None:
         for value in values if key not in unread else ():
             if fault := fault_of(value):
                 source.fault(key, fault)
+
+
+def _cache_checks(settings: Settings) -> list[_Check]:
+    members = [name for names in settings.cache.groups.values() for name in names]
+
+    def file_fault(file: str) -> str | None:
+        if file and (file == str(store_path(settings)) or Path(file).is_dir()):
+            return "expected a file of its own: this is the store's, or a directory"
+        return path_fault(file)
+
+    def member_fault(name: str) -> str | None:
+        return f"{name!r} is in more than one group, or twice in one" if members.count(name) > 1 else None
+
+    return [
+        ("cache.disk_file", [settings.cache.disk_file], file_fault),
+        ("cache.life", tuple(settings.cache.life), method_glob_fault),
+        ("cache.groups", tuple(settings.cache.groups), name_fault),
+        ("cache.groups", sorted(set(members)), member_fault),
+    ]
 
 
 def _translation_checks(translation: TranslationSettings, upstreams: Sequence[str]) -> list[_Check]:

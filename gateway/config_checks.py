@@ -128,6 +128,10 @@ def libretranslate_url_fault(url: str) -> str | None:
     return base_url_fault(url) if url else "expected where LibreTranslate is, since it is the engine"
 
 
+def method_glob_fault(glob: str) -> str | None:
+    return None if glob.startswith(("v1/", "*")) else f"{glob[:80]!r} names no method of an upstream (v1/…)"
+
+
 def code_fault(code: str) -> str | None:
     """What is charged by other codes is for `upstream_cut` to say."""
     charged = [row.code for row in ERROR_CODES.values() if row.charged]

@@ -78,7 +78,8 @@ def _allowed(type_: Any) -> str:
     if origin is tuple:
         return "a list of texts"
     if origin is dict:
-        of = {float: "numbers", str: "texts"}.get(get_args(type_)[1], "lists of texts")
+        item = get_args(type_)[1]
+        of = "texts" if item is str else "numbers" if get_origin(item) is Annotated else "lists of texts"
         return f"a table of {of} such as {{{_EXAMPLES[of]}}}"
     if type_ is bool:
         return "true or false"

@@ -113,6 +113,8 @@ class Road:
             return  # which may have been translated, and so takes its turn
         wish = self._wish(client, account, reading)
         if upload is not None and self.cache.takes_upload(call, wish):
+            if settler is not None and settler.bill.holds:  # before anything is taken in
+                await self.billing.hold(settler.bill, progress.started_at)
             with Spool(upload.content_type, self.cache.settings.upload_bytes) as spool:
                 await spool.fill(self._upload_pieces(upload, settler))
                 await self._fetch(client, progress, account, reading, settler, wish, spool)
@@ -137,7 +139,7 @@ class Road:
             progress.cache, progress.age_s, progress.made_of = "hit", kept.age_s, kept.made_of
             if settler is not None:
                 settler.bill.discount(self.cache.settings.charged_percent)
-        if settler is not None and settler.bill.holds:
+        if settler is not None and settler.bill.holds and settler.bill.held_micros is None:
             await self.billing.hold(settler.bill, progress.started_at)
         if call.method in self.own.specs:
             await self._answer_ourselves(client, progress, account, reading)
@@ -281,7 +283,9 @@ class Road:
         options = call.arguments.values.get("stream_options")
         asks_usage = isinstance(options, dict) and options.get("include_usage") is True
         with_usage = asks_usage or (settler is not None and settler.asks_usage)
-        return self.cache.plan(call, account, wish, reading.headers, with_usage=with_usage, content=content)
+        return self.cache.plan(
+            call, account, wish, reading.headers, with_usage=with_usage, content=content, path=reading.path
+        )
 
     def _keeps_pace(self, call: Call) -> bool:
         return self.cache.settings.pace if call.cache_pace is None else call.cache_pace

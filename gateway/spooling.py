@@ -6,6 +6,7 @@ Of a form the boundary between its parts is not what it holds: every client make
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
@@ -26,6 +27,7 @@ class Spool:
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115  # see __exit__
         self._rest: AsyncIterator[bytes] | None = None
         self._is_lent = False
+        self._size_bytes = 0
         self.is_whole = False
 
     @property
@@ -35,23 +37,32 @@ class Spool:
 
     async def fill(self, pieces: AsyncIterator[bytes]) -> None:
         """Takes the body in, as long as it is within the limit. Raises what reading it does."""
-        size_bytes = 0
         async for piece in pieces:
-            size_bytes += len(piece)
             self._digest.update(piece)
-            if size_bytes > _IN_MEMORY_BYTES:
-                await asyncio.get_running_loop().run_in_executor(None, self._file.write, piece)
-            else:
-                self._file.write(piece)
-            if size_bytes > self._limit_bytes:
+            try:
+                if self._size_bytes + len(piece) > _IN_MEMORY_BYTES:
+                    await asyncio.get_running_loop().run_in_executor(None, self._write, piece)
+                else:
+                    self._write(piece)
+            except OSError:  # there is no room for it: it goes on without having been looked at
+                self._rest = _behind(piece, pieces)
+                return
+            self._size_bytes += len(piece)
+            if self._size_bytes > self._limit_bytes:
                 self._rest = pieces
                 return
         self.is_whole = True
 
+    def _write(self, piece: bytes) -> None:
+        self._file.write(piece)
+        self._file.flush()
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body from its beginning; a second time only where it is whole."""
         self._file.seek(0)
-        while piece := self._file.read(_PIECE_BYTES):
+        left = self._size_bytes
+        while left and (piece := self._file.read(min(left, _PIECE_BYTES))):
+            left -= len(piece)
             yield piece
         if self._rest is not None:
             async for piece in self._rest:
@@ -70,28 +81,38 @@ class Spool:
             self._file.close()
 
 
+async def _behind(piece: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield piece
+    async for more in pieces:
+        yield more
+
+
 class _ContentDigest:
-    """Of the parts between the boundaries, each by itself, so that no content can look like a boundary."""
+    """Of the parts between the boundaries, each by itself, so that no content can look like a boundary.
+
+    A boundary stands at a line's beginning, and its line holds nothing else (RFC 2046, section 5.1.1).
+    """
 
     def __init__(self, content_type: str) -> None:
-        name = boundary_of(content_type)
-        self._boundary = b"--" + name.encode("latin-1", "replace") if name else b""
-        media_type = content_type.partition(";")[0].strip().lower() if name else content_type
-        self._outer = blake2b(media_type.encode("utf-8", "surrogatepass"), digest_size=32)
+        name = boundary_of(content_type).encode("latin-1", "replace")
+        self._delimiter = re.compile(rb"\r\n--%b(?=\r\n|--|[ \t])" % re.escape(name)) if name else None
+        self._keep = len(name) + 6  # what may be the beginning of a delimiter, and what must stand behind it
+        kind = content_type.encode("utf-8", "surrogatepass")
+        self._outer = blake2b(kind.replace(name, b"") if name else kind, digest_size=32)
         self._part = blake2b(digest_size=32)
-        self._held = b""
+        self._held = b"\r\n"  # as if a line ended before the first
 
     def update(self, piece: bytes) -> None:
-        if not self._boundary:
+        if self._delimiter is None:
             self._part.update(piece)
             return
-        *whole, last = (self._held + piece).split(self._boundary)
+        *whole, last = self._delimiter.split(self._held + piece)
         for part in whole:
             self._part.update(part)
             self._end_part()
-        keep = len(self._boundary) - 1  # which may be the beginning of one
-        self._part.update(last[:-keep])
-        self._held = last[-keep:]
+        cut = max(0, len(last) - self._keep)
+        self._part.update(last[:cut])
+        self._held = last[cut:]
 
     def digest(self) -> bytes:
         self._part.update(self._held)

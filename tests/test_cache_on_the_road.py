@@ -34,7 +34,9 @@ from tests.support import (
     custom_path,
     free_port,
     gateway_before_chaos,
+    gateway_process,
     native,
+    parse_answer,
     read_to_end,
     request_bytes,
 )
@@ -137,6 +139,8 @@ async def test_the_native_front_uses_it_only_where_that_is_asked_for(gateway: Ga
         ({"h_Cache_Control": "no-cache"}, "miss miss"),
         ({"h_Cache_Control": "max-age=0"}, "miss miss"),
         ({"h_Cache_Control": "max-age=60"}, "miss hit"),
+        ({"h_Cache_Control": "private, max-age = 0"}, "miss miss"),
+        ({"h_Cache_Control": "max-age=0.5"}, "miss miss"),
         ({"h_Idempotency_Key": "{}"}, "off off"),
     ],
 )
@@ -272,23 +276,155 @@ async def test_a_group_shares_its_answers() -> None:
         assert got.headers["x-cache"] == "hit"
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("DELETE", "/v1/models/ft:x", b""),
+        ("POST", "/v1/models", b"{}"),
+        ("GET", "/v1/chat/completions", b""),
+        ("POST", "/v1/chat/completions", b'{"messages":[],"store":true}'),
+        ("POST", "/v1/fine_tuning/jobs", b"{}"),
+    ],
+)
+async def test_what_does_something_is_done_every_time(method: str, target: str, body: bytes) -> None:
+    for gateway in started(cache='life = {"v1/chat/*" = 60, "v1/models/*" = 60}'):
+        async with Chaos(json_answer({"id": "x"}), port=gateway.upstream_port) as upstream:
+            got = [await native(gateway, method, target, body, **{"X-Cache": "yes"}) for _ in range(2)]
+            assert len(upstream.exchanges) == 2
+        assert [each.headers["x-cache"] for each in got] == ["off", "off"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"stream": 1}, {"stream": "bogus"}, {"stream": None}, {"stream_options": "junk"},
+        {"stream_options": {"include_usage": True}}, {"stream": True, "stream_options": {"include_usage": "junk"}},
+        {"stream": True, "stream_options": {"more": 1}}, {"stream": True, "stream_options": None},
+    ],
+)  # fmt: skip
+async def test_arguments_that_an_upstream_may_read_otherwise_have_a_key_of_their_own(
+    gateway: Gateway, odd: dict[str, Any]
+) -> None:
+    arguments = fresh()
+    plain = {**arguments, "stream": True} if odd.get("stream") is True else arguments
+    async with Chaos(
+        sse_answer(STREAM) if "stream" in odd else json_answer(chat()), port=gateway.upstream_port
+    ) as upstream:
+        await ask(gateway, {**arguments, **odd})
+        await ask(gateway, plain)
+        await ask(gateway, {**arguments, **odd})
+        assert len(upstream.exchanges) >= 2
+        assert all(exchange.json == plain or exchange.json == {**arguments, **odd} for exchange in upstream.exchanges)
+        assert {**arguments, **odd} in [exchange.json for exchange in upstream.exchanges]
+        assert plain in [exchange.json for exchange in upstream.exchanges]
+
+
+async def test_a_call_that_is_streamed_against_its_will_is_not_kept(gateway: Gateway) -> None:
+    arguments = fresh()
+    async with Chaos(sse_answer(STREAM), json_answer(chat()), port=gateway.upstream_port):
+        await ask(gateway, arguments)
+        assert (await ask(gateway, arguments)).json["response"] == chat()
+
+
+async def test_another_upstream_of_the_same_name_has_answers_of_its_own() -> None:
+    for gateway in started(cache='disk_file = "cache.db"'):
+        arguments = fresh()
+        async with Chaos(json_answer(chat("A")), port=gateway.upstream_port):
+            await ask(gateway, arguments)
+            await asyncio.sleep(0.5)
+        gateway.kill()
+        assert gateway.config_path is not None
+        port = free_port()
+        text = gateway.config_path.read_text().replace(str(gateway.upstream_port), str(port))
+        gateway.config_path.write_text(text)
+        gateway.restart()
+        async with Chaos(json_answer(chat("B")), port=port):
+            await asyncio.sleep(1)
+            got = await ask(gateway, arguments)
+        assert got.json["response"] == chat("B")
+
+
+async def test_the_spelling_of_a_path_that_goes_upstream_is_a_part_of_the_key(gateway: Gateway) -> None:
+    async with Chaos(json_answer({"id": "x"}), port=gateway.upstream_port) as upstream:
+        for name in ("a/b", "a%2Fb"):
+            await native(gateway, "GET", f"/v1/models/{name}", **{"X-Cache": "yes"})
+        assert len(upstream.exchanges) == 2
+
+
+@pytest.mark.parametrize("text", [b'data: {"c":"data: [DONE]"}\n\n', b'data: {"c":"x data: [DONE]'])
+async def test_a_text_that_speaks_of_the_end_is_no_end(gateway: Gateway, text: bytes) -> None:
+    arguments = fresh(stream=True)
+    cut: Script = [head(200, ("Content-Type", "text/event-stream"), ("Connection", "close")) + text, Close()]
+    async with Chaos(cut, cut, port=gateway.upstream_port) as upstream:
+        for _ in range(2):
+            await ask(gateway, arguments)
+        assert len(upstream.exchanges) == 2
+
+
+async def test_an_answer_that_is_no_json_and_no_stream_passes_as_it_comes(gateway: Gateway) -> None:
+    arguments = fresh()
+    go_on = asyncio.Event()
+    kind = head(200, ("Content-Type", "application/x-ndjson"), ("Transfer-Encoding", "chunked"))
+    script: Script = [kind + chunk(b"one\n"), WaitFor(go_on), chunk(b"two\n") + LAST_CHUNK]
+    async with Chaos(script, port=gateway.upstream_port):
+        reader, writer = await opened(gateway, arguments)
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"one\n")
+        go_on.set()
+        assert (await read_to_end(reader)).endswith(b"0\r\n\r\n")
+        writer.close()
+
+
+async def test_an_upstream_that_cannot_even_be_named_is_told_at_once() -> None:
+    with gateway_process(f"http://{'a' * 70}.example/v1", "[cache]\n") as gateway:
+        got = await ask(gateway, fresh())
+        assert got.json["error_code"] == "4000"
+
+
+async def test_the_tools_that_an_answer_does_not_call_are_no_tools(gateway: Gateway) -> None:
+    arguments = fresh()
+    value = chat()
+    value["choices"][0]["message"] |= {"tool_calls": [], "function_call": None}
+    async with Chaos(json_answer(value | {"error": None}), port=gateway.upstream_port):
+        got = [await ask(gateway, arguments) for _ in range(2)]
+    assert [each.headers["x-cache"] for each in got] == ["miss", "hit"]
+
+
 # One call for many
 
 
-async def test_a_hundred_identical_streams_are_one_upstream_call(gateway: Gateway) -> None:
+async def test_a_hundred_identical_streams_are_one_upstream_call_and_nobody_waits_for_another(gateway: Gateway) -> None:
     arguments = fresh(stream=True)
     go_on = asyncio.Event()
     script: Script = [sse_head() + chunk(STREAM[0]), WaitFor(go_on), chunk(b"".join(STREAM[1:])) + LAST_CHUNK]
     async with Chaos(script, port=gateway.upstream_port) as upstream:
-        calls = [asyncio.create_task(ask(gateway, arguments)) for _ in range(100)]
-        await upstream.exchange(0)
-        await asyncio.sleep(0.5)
-        go_on.set()
-        got = await asyncio.gather(*calls)
+        clients = [await opened(gateway, arguments) for _ in range(100)]
+        begun = await asyncio.gather(*(reader.readuntil(b"assistant") for reader, _ in clients))
+        go_on.set()  # everybody has had the first event before there is a second one
+        got = [first + await read_to_end(reader) for first, (reader, _) in zip(begun, clients, strict=True)]
+        for _, writer in clients:
+            writer.close()
         assert len(upstream.exchanges) == 1
-    assert {each.body for each in got} == {b"".join(STREAM)}
-    assert sorted(each.headers["x-cache"] for each in got) == ["miss"] * 100
-    assert sum("x-cache-shared" in each.headers for each in got) == 99
+    answers = [parse_answer(raw) for raw in got]
+    assert {each.body for each in answers} == {b"".join(STREAM)}
+    assert all(each.complete for each in answers)
+    assert [each.headers["x-cache"] for each in answers] == ["miss"] * 100
+    assert sum("x-cache-shared" in each.headers for each in answers) == 99
+
+
+async def test_a_shared_stream_is_held_once_and_not_a_hundred_times(gateway: Gateway) -> None:
+    arguments = fresh(stream=True)
+    big = piece({"content": "x" * 20_000})
+    script: Script = [sse_head() + chunk(STREAM[0]), *[chunk(big) for _ in range(200)], WaitFor(asyncio.Event())]
+    async with Chaos(script, port=gateway.upstream_port):
+        before = gateway.resident_bytes
+        clients = [
+            await opened(gateway, arguments) for _ in range(100)
+        ]  # none of them reads more than its socket holds
+        await asyncio.sleep(2)
+        assert gateway.resident_bytes - before < 100_000_000  # 4 MB, a hundred times, would be 400
+        for _, writer in clients:
+            writer.transport.abort()
 
 
 async def test_a_late_joiner_gets_what_has_passed_at_once_and_the_rest_live(gateway: Gateway) -> None:
@@ -461,6 +597,13 @@ async def test_a_recording_is_told_by_what_it_holds_and_not_by_its_boundary(gate
     got = [each.headers["x-cache"] for each in (first, second, other, model)]
     assert got == ["miss", "hit", "miss", "miss"]
     assert second.json["response"] == {"text": "Hello."}
+
+
+async def test_a_recording_that_holds_the_boundary_is_another(gateway: Gateway) -> None:
+    async with Chaos(json_answer({"text": "Hello."}), port=gateway.upstream_port) as upstream:
+        for boundary in ("bnd1", "bnd2"):
+            await transcribe(gateway, form(boundary, b"RIFF....--%b is spoken" % boundary.encode()), boundary)
+        assert len(upstream.exchanges) == 2
 
 
 async def test_a_recording_that_is_too_long_to_look_at_goes_on_whole() -> None:

@@ -8,6 +8,8 @@ last one has left, the upstream's call ends. Knows nothing of keys, accounts or 
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -17,6 +19,8 @@ from gateway.upstream.body import LAST_CHUNK, frame
 from gateway.upstream.connection import HELD_BYTES, UpstreamConnection
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead, parse_head
 from gateway.upstream.upload import answer_to_upload
+
+LOG = logging.getLogger("gateway.upstream")
 
 if TYPE_CHECKING:
     from gateway.upstream.pool import Pool
@@ -75,6 +79,12 @@ class Flight:
         self._is_over = False
         self.is_open = True
         self._task = asyncio.get_running_loop().create_task(self._run(source))
+        self._task.add_done_callback(self._done)  # also of a task that was cancelled before its first step
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._over(self)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_fault(error)
 
     @property
     def takers(self) -> int:
@@ -130,19 +140,22 @@ class Flight:
             await self._paused.wait()
 
     async def _run(self, source: Source) -> None:
+        self._error = GatewayError("4001", "the call whose answer this one shared was ended")
         try:
             await source(self)
+            self._error = None  # it has come to its end: nothing less is an end
         except GatewayError as error:
             self._error = error
-        except asyncio.CancelledError:
-            self._error = GatewayError("4001", "the call whose answer this one shared was ended")
-            raise
+        except Exception as error:  # noqa: BLE001  # nobody awaits this task: whoever takes has to hear of it
+            log_fault(error)
+            self._error = GatewayError("4000", "the gateway failed to answer this call")
         finally:
             self._is_over, self.is_open = True, False
-            self._over(self)
-            if self._error is None and not self._first:
-                self._ended(self._shared)
-            self._serve_all()
+            try:
+                if self._error is None and not self._first:
+                    self._ended(self._shared)
+            finally:
+                self._serve_all()
 
     def _framed(self, piece: bytes) -> bytes:
         return frame(piece) if self._is_chunked else piece
@@ -238,7 +251,7 @@ def upstream_call(
         try:  # whatever ends it before the answer's end cancels the call upstream
             link.send(request)
             head = await (link.answer() if upload is None else answer_to_upload(link, upload[0](), upload[1]))
-            if head.media_type != EVENTS or head.status >= 300:
+            if head.status >= 300 or is_whole_type(head.media_type):
                 flight.begin(head, await link.read(max_answer_bytes))
                 return
             flight.begin(head)
@@ -249,6 +262,26 @@ def upstream_call(
             pool.release(link)
 
     return call
+
+
+def is_whole_type(media_type: bytes) -> bool:
+    """Whether an answer is of a kind that is taken whole: JSON and text, but for streams of events."""
+    if media_type == EVENTS:
+        return False
+    return media_type in {b"", b"application/json"} or media_type.endswith(b"+json") or media_type.startswith(b"text/")
+
+
+def sliced_body(head_fields: bytes, body: bytes) -> Source:
+    """A source: a body that is here, no more of it at once than is taken."""
+
+    async def play(flight: Flight) -> None:
+        flight.begin(parse_head(b"HTTP/1.1 200 Kept\r\n%bTransfer-Encoding: chunked\r\n\r\n" % head_fields))
+        for start in range(0, len(body), HELD_BYTES):
+            flight.feed(body[start : start + HELD_BYTES])
+            await flight.room()
+            await asyncio.sleep(0)  # other calls have their turn
+
+    return play
 
 
 def paced(head_fields: bytes, pieces: Iterable[tuple[float, bytes]]) -> Source:
@@ -298,6 +331,12 @@ class _Taker(asyncio.Transport):
 
     def close(self) -> None:
         self.abort()
+
+
+def log_fault(error: BaseException) -> None:
+    """What kind of fault and where, without its text: that may hold what a caller wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    LOG.error("a shared call failed: %s at %s:%d", type(error).__name__, frames[-1].name, frames[-1].lineno or 0)
 
 
 def _head_of(head: ResponseHead, framing: bytes) -> bytes:
