@@ -6,10 +6,10 @@ What is kept is what the upstream said, before language and format: one entry se
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import orjson
 
@@ -24,7 +24,7 @@ from gateway.types import Account, Call, JsonValue, PerCall
 from gateway.upstream.connection import UpstreamConnection, recorded
 from gateway.upstream.head import UNTIL_CLOSE
 from gateway.upstream.pool import Pool
-from gateway.upstream.sharing import Flight, Shared, paced, upstream_call
+from gateway.upstream.sharing import Flight, Shared, Source, alone, paced
 
 DAY_S: Final = 86_400.0
 LIVES_S: Final[Mapping[str, float]] = {
@@ -39,9 +39,6 @@ LIVES_S: Final[Mapping[str, float]] = {
     "v1/models/*": 60.0,
 }
 """How long answers live by method (globs), unless the operator says otherwise."""
-
-Body: TypeAlias = tuple[Callable[[], AsyncIterator[bytes]], int | None]
-"""An upload's body, and how long it was said to be."""
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -106,9 +103,7 @@ class Cache:
 
     settings: CacheSettings
     secret: bytes
-    upstream: str
     pool: Pool
-    max_answer_bytes: int
     memory: MemoryCache
     disk: DiskCache | None = None
     flights: dict[bytes, Flight] = field(default_factory=dict)
@@ -123,13 +118,15 @@ class Cache:
         account: Account,
         wish: Wish | None,
         headers: str,
+        upstream: str,
         *,
         with_usage: bool,
         content: bytes = b"",
     ) -> Plan | None:
-        """The cache's part in a call; None where it has none.
+        """The cache's part in a call to the `upstream` of that name; None where it has none.
 
-        `with_usage`: a stream is asked for its usage. `content` is an upload's digest.
+        `with_usage`: a stream is asked for its usage. `content` is what tells the call apart beside its arguments: an
+        upload's digest, say.
         """
         if wish is None or not self.memory.max_bytes or not (life_s := self._life_s(call.method)):
             return None
@@ -143,7 +140,7 @@ class Cache:
             return cache_key(
                 self.secret,
                 scope,
-                self.upstream,
+                upstream,
                 call,
                 headers=passed,
                 content=form.encode() + content,
@@ -185,19 +182,19 @@ class Cache:
         entry = kept.entry
         if at_its_pace and entry.chunks:
             source = paced(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.pieces())
-            return Flight(self.pool, source, len(entry.body) + 1, _nothing, _nothing).join()
+            return alone(self.pool, source, len(entry.body) + 1)
         framing = f"Content-Length: {len(entry.body)}\r\n"
         head = f"HTTP/1.1 {entry.status} Kept\r\nContent-Type: {entry.content_type}\r\n{entry.fields}{framing}\r\n"
         return recorded(self.pool, head.encode("latin-1") + entry.body)
 
-    def shared(self, plan: Plan, request: bytes, upload: Body | None = None) -> tuple[UpstreamConnection, bool]:
+    def shared(self, plan: Plan, source: Source) -> tuple[UpstreamConnection, bool]:
         """A connection for the call's answer, and whether it is another's call that answers: one that is under way."""
         flight = self.flights.get(plan.key) if self.settings.share else None
         joins = flight is not None and flight.is_open and plan.wish.may_answer
         if flight is None or not joins:
             flight = Flight(
                 self.pool,
-                upstream_call(self.pool, request, self.max_answer_bytes, upload),
+                source,
                 self._max_kept_bytes,
                 lambda shared: self._keep(plan, shared),
                 lambda ended: self._forget(plan.key, ended),
@@ -285,10 +282,6 @@ class Cache:
     def _is_harmless(self, body: bytes) -> bool:
         """Whether an answer calls no tool, which would be called again."""
         return self.settings.tool_calls or not (b'"tool_calls"' in body or b'"function_call"' in body)
-
-
-def _nothing(_: object) -> None:
-    """What hears of a replay's end."""
 
 
 def _is_whole(method: str, body: bytes, *, streamed: bool) -> bool:

@@ -139,6 +139,9 @@ class Flight:
         except asyncio.CancelledError:
             self._error = GatewayError("4001", "the call whose answer this one shared was ended")
             raise
+        except Exception:  # a fault of ours must not look like an answer's end
+            self._error = GatewayError("4000", "the gateway failed to answer this call")
+            raise
         finally:
             self._is_over, self.is_open = True, False
             self._over(self)
@@ -244,6 +247,15 @@ def upstream_call(
             pool.release(link)
 
     return call
+
+
+def alone(pool: Pool, source: Source, max_kept_bytes: int = 0) -> UpstreamConnection:
+    """A connection on which the source's answer comes, for one taker."""
+    return Flight(pool, source, max_kept_bytes, _nothing, _nothing).join()
+
+
+def _nothing(_: object) -> None:
+    """What hears of an answer's end that nobody waits for."""
 
 
 def paced(head_fields: bytes, pieces: Iterable[tuple[float, bytes]]) -> Source:
