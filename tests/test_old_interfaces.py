@@ -367,6 +367,33 @@ async def test_a_repeated_key_gives_the_first_answer_in_the_form_that_was_called
     assert other.json["error_code"] == "4003"
 
 
+async def test_several_chats_with_a_key_are_read_to_their_end_though_their_client_leaves() -> None:
+    go_on = asyncio.Event()
+
+    async def wait(exchange: Exchange) -> None:
+        await exchange.read_body()
+        await go_on.wait()
+        await exchange.send(answer(chat("a")))
+
+    with priced() as gateway:
+        async with Chaos(wait, port=gateway.upstream_port) as upstream:
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            body = b'{"model":"m-1","prompt":["p","q"]}'
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+            head += f"Idempotency-Key: k\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await upstream.exchange(1)
+            writer.close()
+            await asyncio.sleep(0.2)
+            go_on.set()
+            await asyncio.sleep(0.5)
+            again = await native(gateway, "POST", "/v1/completions", body, **{"Idempotency-Key": "k"})
+            assert len(upstream.exchanges) == 2
+        assert charges(gateway) == [11_000]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert [choice["text"] for choice in again.json["choices"]] == ["a", "a"]
+
+
 async def test_the_account_needs_the_method_that_it_calls() -> None:
     with gateway_before_chaos(MAPPED) as gateway:
         gateway.cli("accounts", "set", "tester", "--methods", CHAT)

@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.pool import Pool
 from gateway.upstream.several import Several, several_calls
-from gateway.upstream.sharing import alone
+from gateway.upstream.sharing import Flight, alone
 from tests.chaos import Chaos, Exchange, answer, chunk, chunked, head, json_answer, sse_answer, sse_head
 from tests.test_joining import DONE, TWICE, stream
 from tests.test_reshaping import chat, piece
@@ -207,6 +207,18 @@ async def test_an_event_that_is_too_large_is_5000() -> None:
             await link.answer()
             await read(link)
     assert caught.value.code.code == "5000"
+
+
+async def test_a_fault_of_ours_is_no_end_of_an_answer() -> None:
+    async def broken(flight: Flight) -> None:
+        raise KeyError(flight.takers)
+
+    async with Chaos() as chaos:
+        pool = Pool("127.0.0.1", chaos.port, None, PATIENT)
+        with pytest.raises(GatewayError) as caught:
+            await alone(pool, broken).answer()
+        pool.close()
+    assert caught.value.code.code == "4000"
 
 
 async def test_who_leaves_ends_all_of_them() -> None:
