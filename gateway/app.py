@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from hashlib import blake2b
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +28,7 @@ from gateway.caching import Cache
 from gateway.charging import Prices, translation_price
 from gateway.config import LogSettings, Settings, UpstreamSettings, api_key
 from gateway.delivery import Delivery
+from gateway.detours import Detours, routed_names
 from gateway.errors import ERROR_CODES, ConfigurationError
 from gateway.formatting import Renderer
 from gateway.fronts.client import Client
@@ -57,7 +57,7 @@ from gateway.translation.interpreter import Interpreter
 from gateway.translation.stage import Translation
 from gateway.upstream.head import lines_named
 from gateway.upstream.pool import Deadlines, Pool
-from gateway.upstream.request import target_of
+from gateway.upstream.request import Target, target_of
 
 LOG = logging.getLogger("gateway")
 DRAIN_LOOK_S = 0.05
@@ -209,7 +209,7 @@ async def serve(
     """
     stop = stop or _stop_on_signals()
     plugins = load_plugins(settings.plugins, directory=_directory(settings))
-    key = api_key(_upstream(settings), os.environ)
+    keys = {name: api_key(_upstream(settings, name), os.environ) for name in ("", *sorted(routed_names(settings)))}
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings, check_limit_s=CHECK_LIMIT_S)
         stack.callback(store.close)
@@ -218,12 +218,14 @@ async def serve(
         accounts = AccountDirectory(store, store.pepper.digest, Days(settings.defaults.timezone))
         await accounts.start()
         stack.push_async_callback(accounts.stop)
-        upstream = _open_upstream(_upstream(settings), key)
-        stack.callback(upstream.pool.close)
         translation = Translation(plugins.translators, _interpreter(settings, stack), settings.translation)
-        cache = _cache(settings, upstream, store)
+        upstreams = {}
+        for name, key in keys.items():
+            upstream = upstreams[name] = _open_upstream(_upstream(settings, name), key, translation)
+            stack.callback(upstream.pool.close)
+        cache = _cache(settings, upstreams[""].pool, store)
         stack.callback(cache.close)
-        road = _road(settings, plugins, accounts, upstream, store, translation, cache)
+        road = _road(settings, plugins, accounts, upstreams, store, translation, cache)
         application = Application(settings, road)
         stack.push_async_callback(application.finish)
         server = Server(application.handle, application.handle_plain, settings.server)
@@ -285,11 +287,12 @@ def _road(
     settings: Settings,
     plugins: Plugins,
     accounts: AccountDirectory,
-    upstream: Upstream,
+    upstreams: dict[str, Upstream],
     store: SqliteStore,
     translation: Translation,
     cache: Cache,
 ) -> Road:
+    """The road; `upstreams` by name, the first one without."""
     defaults = settings.defaults
     langs = languages(plugins.translators)
     if settings.translation.enforce_default and defaults.lang not in plugins.translators:
@@ -307,10 +310,11 @@ def _road(
         methods=settings.methods,
         ids=CallIds(settings.server.node_id, microseconds_of(store.greatest_call_id())),
         accounts=accounts,
-        upstream=upstream,
+        upstream=upstreams[""],
+        others=upstreams,
+        detours=Detours(settings) or None,
         translation=translation,
         cache=cache,
-        delivery=_delivery(_upstream(settings), translation),
         writing=Writing(
             plugins.formatters,
             settings.formats,
@@ -368,20 +372,16 @@ def _interpreter(settings: Settings, stack: contextlib.AsyncExitStack) -> Interp
 
 def _service(settings: UpstreamSettings, key: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Service:
     """An engine's service, with connections of its own: it may be slow without being in anyone's way."""
-    upstream = _open_upstream(settings, key)
-    stack.callback(upstream.pool.close)
-    return Service(upstream.target, upstream.pool, timeout_s)
+    target = target_of(settings, key)
+    pool = _pool(settings, target)
+    stack.callback(pool.close)
+    return Service(target, pool, timeout_s)
 
 
-def _cache(settings: Settings, upstream: Upstream, store: SqliteStore) -> Cache:
-    chosen, target = settings.cache, upstream.target
-    secret = store.pepper.key_for("cache")
-    # The address, and the key: what models there are, and what they know, hangs on both.
-    seen = b"%b%b%d" % (target.fields, target.base_path.encode(), target.tls is not None)
-    identity = blake2b(seen, key=secret, digest_size=16).hexdigest()
+def _cache(settings: Settings, pool: Pool, store: SqliteStore) -> Cache:
+    chosen, secret = settings.cache, store.pepper.key_for("cache")
     memory = MemoryCache(chosen.memory_bytes)
-    limit = _upstream(settings).max_answer_bytes
-    cache = Cache(chosen, secret, identity, upstream.pool, limit, memory)
+    cache = Cache(chosen, secret, pool, memory)
     if chosen.disk_file and chosen.memory_bytes:
         loop = asyncio.get_running_loop()
 
@@ -392,11 +392,6 @@ def _cache(settings: Settings, upstream: Upstream, store: SqliteStore) -> Cache:
     return cache
 
 
-def _delivery(settings: UpstreamSettings, translation: Translation) -> Delivery:
-    passed = lines_named(name.encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
-    return Delivery(translation, passed, settings.max_answer_bytes)
-
-
 def _upstream(settings: Settings, name: str = "") -> UpstreamSettings:
     """The upstream of this name, which the configuration was seen to have; the first without one."""
     if not settings.upstream:
@@ -404,8 +399,14 @@ def _upstream(settings: Settings, name: str = "") -> UpstreamSettings:
     return next((upstream for upstream in settings.upstream if upstream.name == name), settings.upstream[0])
 
 
-def _open_upstream(settings: UpstreamSettings, key: str) -> Upstream:
+def _open_upstream(settings: UpstreamSettings, key: str, translation: Translation) -> Upstream:
     target = target_of(settings, key)
+    passed = lines_named(name.encode() for name in (*PASSED_HEADERS, *settings.pass_headers))
+    delivery = Delivery(translation, passed, settings.max_answer_bytes)
+    return Upstream(settings, target, _pool(settings, target), delivery)
+
+
+def _pool(settings: UpstreamSettings, target: Target) -> Pool:
     deadlines = Deadlines(
         connect_s=settings.connect_timeout_s,
         first_byte_s=settings.first_byte_timeout_s,
@@ -413,7 +414,7 @@ def _open_upstream(settings: UpstreamSettings, key: str) -> Upstream:
         total_s=settings.total_timeout_s,
         keepalive_s=settings.keepalive_timeout_s,
     )
-    return Upstream(target, Pool(target.host, target.port, target.tls, deadlines))
+    return Pool(target.host, target.port, target.tls, deadlines)
 
 
 def _directory(settings: Settings) -> Path | None:

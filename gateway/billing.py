@@ -14,6 +14,7 @@ from typing import Protocol
 from gateway.amounts import amount_text
 from gateway.charging import MAX_COST, NOTHING, Price, Prices, Use, greatest_translation, greatest_use
 from gateway.config import ChargingSettings, IdempotencySettings, UpstreamSettings
+from gateway.detours import Detour
 from gateway.errors import GatewayError
 from gateway.form_model import FormModel
 from gateway.metering import GATHER_BYTES, RUNNING_GATHER_BYTES, Meter, Watch
@@ -54,7 +55,8 @@ class Bill:
     """What one call has to pay. Changes as the call goes on; settled once.
 
     `price` None: nothing, but its tokens count or its answer is kept. `at_most_micros` is what it may come to as far as
-    one knows at its start. `held_micros` None: nothing was held yet, and nothing has to be settled.
+    one knows at its start. `held_micros` None: nothing was held yet, and nothing has to be settled. `call` is what the
+    `upstream` is asked, which is what costs; `called` what the caller asked.
     """
 
     __slots__ = (
@@ -67,6 +69,8 @@ class Bill:
         "at_most_micros",
         "call",
         "call_id",
+        "called",
+        "fingerprint",
         "held_micros",
         "key",
         "model",
@@ -77,13 +81,26 @@ class Bill:
         "status",
         "translation_micros",
         "uploaded_bytes",
+        "upstream",
         "watch",
     )
 
-    def __init__(self, call_id: int, account: Account, call: Call, price: Price | None, key: str | None) -> None:
+    def __init__(
+        self,
+        call_id: int,
+        account: Account,
+        call: Call,
+        price: Price | None,
+        key: str | None,
+        upstream: UpstreamSettings,
+        detour: Detour | None,
+    ) -> None:
         self.call_id = call_id
         self.account = account
         self.call = call
+        self.called = call if detour is None else detour.called
+        self.upstream = upstream
+        self.fingerprint = fingerprint(call, detour) if key is not None else b""
         self.price = price
         self.key = key
         self.at_most_micros = 0
@@ -166,7 +183,7 @@ class Billing:
     prices: Prices
     charging: ChargingSettings
     idempotency: IdempotencySettings
-    upstream: UpstreamSettings
+    upstream: UpstreamSettings  # the first one
     counter: TokenCounter
     books: Books
     translations: Price | None = None  # what translating costs, where that is charged
@@ -179,12 +196,15 @@ class Billing:
         key: str | None,
         *,
         upload: bool,
+        upstream: UpstreamSettings | None = None,
+        detour: Detour | None = None,
         with_answer: bool = False,
         with_prompt: bool = False,
     ) -> Bill | None:
         """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price.
 
-        `with_answer`, `with_prompt`: whether those may be translated.
+        `call` goes to `upstream` (None: the first), on a `detour` perhaps. `with_answer`, `with_prompt`: whether those
+        may be translated.
         """
         price = self._price(account, call, upload=upload) if self.prices else None
         at_most_micros = translation_micros = 0
@@ -201,7 +221,7 @@ class Billing:
             price = price or (Price() if at_most_micros else None)
         if price is None and key is None and account.tokens_per_minute is None:
             return None
-        bill = Bill(call_id, account, call, price, key)
+        bill = Bill(call_id, account, call, price, key, upstream or self.upstream, detour)
         bill.at_most_micros = at_most_micros
         bill.translation_micros = min(translation_micros, at_most_micros)
         return bill
@@ -240,8 +260,8 @@ class Billing:
         """Holds the greatest cost of a call, durably. Raises 4016, 4008 for a key in use, 4000."""
         call, amount = bill.call, bill.at_most_micros
         hold = Hold(
-            bill.call_id, bill.account.id, amount, call.request_id, call.front, call.method,
-            call.arguments.model, started_at, call.client_ip, bill.key, fingerprint(call) if bill.key else b"",
+            bill.call_id, bill.account.id, amount, call.request_id, call.front, bill.called.method,
+            call.arguments.model, started_at, call.client_ip, bill.key, bill.fingerprint,
         )  # fmt: skip
         bill.held_micros = amount  # before it is: whoever is cancelled meanwhile has to settle
         try:
@@ -261,7 +281,7 @@ class Billing:
     def asks_usage(self, bill: Bill) -> bool:
         """Whether the upstream is asked for the usage of a stream on our own account."""
         call = bill.call
-        if not (call.stream and self.upstream.ask_usage and call.method in _STREAMED_USAGE and bill.counts_tokens):
+        if not (call.stream and bill.upstream.ask_usage and call.method in _STREAMED_USAGE and bill.counts_tokens):
             return False
         options = call.arguments.values.get("stream_options")
         if options is not None and not isinstance(options, dict):
@@ -289,7 +309,7 @@ class Billing:
 
     def reads_on(self, bill: Bill) -> bool:
         """Whether an answer is read to its end though its client has left: one that is kept is still wanted."""
-        return bill.holds and (self.upstream.client_left == "drain" or bill.key is not None)
+        return bill.holds and (bill.upstream.client_left == "drain" or bill.key is not None)
 
     def keep(self, bill: Bill, status: int, content_type: str, fields: str, body: bytes | None) -> None:
         """Keeps a whole answer for whoever repeats the call's idempotency key."""
@@ -318,7 +338,7 @@ class Billing:
         use = bill.use(self.counter, streamed=streamed)
         if price is None or (code == "0000" and "0000" not in self.charging.charged):
             return use, 0
-        if cut_off and code != "4016" and self.upstream.upstream_cut == "nothing":
+        if cut_off and code != "4016" and bill.upstream.upstream_cut == "nothing":
             return use, 0
         return use, min(bill.discounted(price.cost(use)) + translation, MAX_COST)
 
@@ -391,10 +411,16 @@ def settled_as(use: Use, bill: Bill) -> Settled:
     return "estimated" if use.estimated else "exact"
 
 
-def fingerprint(call: Call) -> bytes:
-    """Tells one request under an idempotency key from another: method and arguments, not how it wants its answer."""
+def fingerprint(call: Call, detour: Detour | None = None) -> bytes:
+    """Tells one request under an idempotency key from another: method and arguments, not how it wants its answer.
+
+    Of one on a detour both as it was called and as it goes upstream, and where to.
+    """
     digest = blake2b(digest_size=16)
-    for part in (call.method.encode(), call.verb.encode(), call.query.encode(), call.arguments.text):
+    parts = [call.method.encode(), call.verb.encode(), call.query.encode(), call.arguments.text]
+    if detour is not None:
+        parts += [detour.called.method.encode(), detour.called.arguments.text, detour.upstream.encode()]
+    for part in parts:
         digest.update(b"%d:%b" % (len(part), part))
     return digest.digest()
 

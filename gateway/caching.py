@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 from gateway.assembly import assembled
 from gateway.cache_key import DELIVERY, cache_key, form_key
@@ -25,7 +25,7 @@ from gateway.types import Account, Call, JsonValue, PerCall, RenderingRefused
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.head import UNTIL_CLOSE, ResponseHead, parse_head
 from gateway.upstream.pool import Pool
-from gateway.upstream.sharing import Flight, Shared, paced, sliced_body, upstream_call
+from gateway.upstream.sharing import Flight, Shared, Source, alone, paced, sliced_body
 
 DAY_S: Final = 86_400.0
 LIVES_S: Final[Mapping[str, float]] = {
@@ -40,9 +40,6 @@ LIVES_S: Final[Mapping[str, float]] = {
     "v1/models/*": 60.0,
 }
 """How long answers live by method (globs), unless the operator says otherwise."""
-
-Body: TypeAlias = tuple[Callable[[], AsyncIterator[bytes]], int | None]
-"""An upload's body, and how long it was said to be."""
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -112,9 +109,7 @@ class Cache:
 
     settings: CacheSettings
     secret: bytes
-    upstream: str
     pool: Pool
-    max_answer_bytes: int
     memory: MemoryCache
     disk: DiskCache | None = None
     flights: dict[bytes, Flight] = field(default_factory=dict)
@@ -130,15 +125,17 @@ class Cache:
         account: Account,
         wish: Wish | None,
         headers: str,
+        upstream: str,
         *,
         with_usage: bool,
         content: bytes = b"",
         path: str = "",
     ) -> Plan | None:
-        """The cache's part in a call; None where it has none.
+        """The cache's part in a call to the `upstream` of that name; None where it has none.
 
-        `with_usage`: a stream is asked for its usage. `content` is an upload's digest, `path` the method's
-        name as the caller spelt it where that goes upstream.
+        `upstream` is the identity of the one that is asked. `with_usage`: a stream is asked for its usage. `content` is
+        what tells the call apart beside its arguments: an upload's digest, say; `path` the method's name as the caller
+        spelt it where that goes upstream.
         """
         if wish is None or not self.memory.max_bytes or not (life_s := self._life_s(call)):
             return None
@@ -151,7 +148,7 @@ class Cache:
         scope = self._scope(account)
         passed = [(name, text) for name, text in (("headers", headers), ("path", path)) if text]
         without = DELIVERY if is_plain else frozenset[str]()
-        request = cache_key(self.secret, scope, self.upstream, call, headers=passed, content=content, without=without)
+        request = cache_key(self.secret, scope, upstream, call, headers=passed, content=content, without=without)
         whole = form_key(self.secret, request, "whole")
         own = whole
         others: tuple[tuple[str, bytes], ...] = ()
@@ -182,15 +179,16 @@ class Cache:
         entry = kept.entry
         if at_its_pace and entry.chunks:
             source = paced(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.pieces())
-            return Flight(self.pool, source, len(entry.body) + 1, _nothing, _nothing).join()
+            return alone(self.pool, source, len(entry.body) + 1)
         if entry.streamed and len(entry.body) > _SLICED_BYTES:  # no more of it at once than its reader takes
-            source = sliced_body(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.body)
-            return Flight(self.pool, source, 0, _nothing, _nothing).join()
+            return alone(
+                self.pool, sliced_body(f"Content-Type: {entry.content_type}\r\n".encode("latin-1"), entry.body)
+            )
         link = UpstreamConnection(self.pool)
         link.take_whole(_head_of(entry.status, entry.content_type), entry.body)
         return link
 
-    def shared(self, plan: Plan, request: bytes, upload: Body | None = None) -> tuple[UpstreamConnection, bool]:
+    def shared(self, plan: Plan, source: Source) -> tuple[UpstreamConnection, bool]:
         """A connection for the call's answer, and whether it is another's call that answers: one that is under way."""
         asked_at = time.time()
         flight = self.flights.get(plan.key) if self.settings.share else None
@@ -198,7 +196,7 @@ class Cache:
         if flight is None or not joins:
             flight = Flight(
                 self.pool,
-                upstream_call(self.pool, request, self.max_answer_bytes, upload),
+                source,
                 self._max_kept_bytes,
                 lambda shared: self._keep(plan, shared, asked_at),
                 lambda ended: self._forget(plan.key, ended),
@@ -306,10 +304,6 @@ class Cache:
     def _is_harmless(self, body: bytes) -> bool:
         """Whether an answer calls no tool, which would be called again."""
         return self.settings.tool_calls or _TOOL_CALL.search(body) is None
-
-
-def _nothing(_: object) -> None:
-    """What hears of a replay's end."""
 
 
 def _is_plain_options(options: JsonValue) -> bool:

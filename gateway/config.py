@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -31,10 +32,11 @@ from gateway.config_checks import (
     path_fault,
     scheme,
     shared_fault,
+    through_chat_fault,
     timezone_fault,
     variable_fault,
 )
-from gateway.config_values import Source, from_text, key_types, nearest, read_section
+from gateway.config_values import SectionType, Source, from_text, key_types, nearest, read_section
 from gateway.errors import ConfigurationError
 
 # A year bounds every time, so that infinity, which the event loop's timers refuse, never gets there.
@@ -135,6 +137,15 @@ class PriceSettings(Section, frozen=True):
     max_seconds: Count = 3_600
 
 
+class AliasSettings(Section, frozen=True):
+    """Calls that name a model go upstream under another name, or to another upstream; the first match counts."""
+
+    model: Annotated[str, Meta(min_length=1)] = "*"  # a glob
+    method: Annotated[str, Meta(min_length=1)] = "*"  # a glob
+    to: str = ""  # empty: its own name
+    upstream: str = ""  # by name; empty: the first
+
+
 class ChargingSettings(Section, frozen=True):
     """How calls are charged where there is a price list."""
 
@@ -204,10 +215,13 @@ class DefaultsSettings(Section, frozen=True):
 
 
 class MethodsSettings(Section, frozen=True):
-    """Methods (globs) that the operator has closed (4010) or has in maintenance (4009; `"*"` is everything)."""
+    """Methods (globs) that the operator has closed (4010) or has in maintenance (4009; `"*"` is everything), and those
+    of the old interfaces that chat completions answer.
+    """
 
     closed: tuple[str, ...] = ()
     maintenance: tuple[str, ...] = ()
+    through_chat: tuple[str, ...] = ()
 
 
 class PluginsSettings(Section, frozen=True):
@@ -250,6 +264,7 @@ class Settings(Section, frozen=True):
     store: StoreSettings = StoreSettings()
     shared: SharedSettings = SharedSettings()
     upstream: tuple[UpstreamSettings, ...] = ()
+    alias: tuple[AliasSettings, ...] = ()
     price: tuple[PriceSettings, ...] = ()
     charging: ChargingSettings = ChargingSettings()
     limits: LimitsSettings = LimitsSettings()
@@ -339,9 +354,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _variables() -> dict[str, tuple[str, str, Any]]:
-    """Every environment name: its section, key and type. `upstream` stands for the first one; prices have none."""
+    """Every environment name: its section, key and type. `upstream` stands for the first one; prices and aliases have
+    none.
+    """
     sections = {name: UpstreamSettings if name == "upstream" else type_ for name, type_ in key_types(Settings).items()}
-    del sections["price"]
+    del sections["price"], sections["alias"]
     return {
         f"{ENVIRONMENT_PREFIX}{section}__{key}".upper(): (section, key, type_)
         for section, section_type in sections.items()
@@ -390,22 +407,28 @@ def _settings(raw: dict[str, Any], source: Source) -> Settings:
     if not isinstance(upstreams, list) or not upstreams:
         source.fault("upstream", "expected at least one table, written [[upstream]]")
         upstreams = []
-    prices = raw.get("price", [])
-    if not isinstance(prices, list):
-        source.fault("price", "expected tables, each written [[price]]")
-        prices = []
     values: dict[str, Any] = {
         name: read_section(raw.get(name, {}), type_, name, source)
         for name, type_ in sections.items()
-        if name not in {"upstream", "price"}
+        if name not in {"upstream", "price", "alias"}
     }
     return Settings(
         upstream=tuple(
             read_section(table, UpstreamSettings, f"upstream[{i}]", source) for i, table in enumerate(upstreams)
         ),
-        price=tuple(read_section(table, PriceSettings, f"price[{i}]", source) for i, table in enumerate(prices)),
+        price=_tables(raw, "price", PriceSettings, source),
+        alias=_tables(raw, "alias", AliasSettings, source),
         **values,
     )
+
+
+def _tables(raw: dict[str, Any], name: str, section: type[SectionType], source: Source) -> tuple[SectionType, ...]:
+    """A section of which there may be any number."""
+    tables = raw.get(name, [])
+    if not isinstance(tables, list):
+        source.fault(name, f"expected tables, each written [[{name}]]")
+        tables = []
+    return tuple(read_section(table, section, f"{name}[{i}]", source) for i, table in enumerate(tables))
 
 
 def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> Settings:
@@ -469,8 +492,11 @@ def _check(settings: Settings, source: Source) -> None:
         *_cache_checks(settings),
         ("plugins.directory", [settings.plugins.directory], path_fault),
         ("charging.charged", settings.charging.charged, code_fault),
-        *_translation_checks(settings.translation, [upstream.name for upstream in settings.upstream]),
+        ("methods.through_chat", settings.methods.through_chat, through_chat_fault),
+        *_translation_checks(settings.translation, partial(_upstream_fault, settings)),
     ]
+    for i, alias in enumerate(settings.alias):
+        checks.append((f"alias[{i}].upstream", [alias.upstream], partial(_upstream_fault, settings)))
     for i, price in enumerate(settings.price):
         checks += [(f"price[{i}].{key}", [getattr(price, key)], amount_fault) for key in AMOUNTS]
     for i, upstream in enumerate(settings.upstream):
@@ -480,6 +506,12 @@ def _check(settings: Settings, source: Source) -> None:
         for value in values if key not in unread else ():
             if fault := fault_of(value):
                 source.fault(key, fault)
+
+
+def _upstream_fault(settings: Settings, name: str) -> str | None:
+    """What is wrong with a text that names an upstream, or none of them."""
+    known = not name or any(upstream.name == name for upstream in settings.upstream)
+    return None if known else f"no upstream is named {name!r}"
 
 
 def _cache_checks(settings: Settings) -> list[_Check]:
@@ -501,10 +533,7 @@ def _cache_checks(settings: Settings) -> list[_Check]:
     ]
 
 
-def _translation_checks(translation: TranslationSettings, upstreams: Sequence[str]) -> list[_Check]:
-    def upstream_fault(name: str) -> str | None:
-        return None if not name or name in upstreams else f"no upstream is named {name!r}"
-
+def _translation_checks(translation: TranslationSettings, upstream_fault: Callable[[str], str | None]) -> list[_Check]:
     def url_fault(url: str) -> str | None:
         if translation.engine != "libretranslate":
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from fnmatch import fnmatchcase
 from ipaddress import ip_network
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import orjson
 
 from gateway.amounts import amount_micros
+from gateway.chat_arguments import ANSWERED_BY_CHAT
 from gateway.errors import ERROR_CODES
 
 _NEVER_PASSED = frozenset({
@@ -130,6 +132,12 @@ def libretranslate_url_fault(url: str) -> str | None:
 
 def method_glob_fault(glob: str) -> str | None:
     return None if glob.startswith(("v1/", "*")) else f"{glob[:80]!r} names no method of an upstream (v1/…)"
+
+
+def through_chat_fault(glob: str) -> str | None:
+    if any(fnmatchcase(name, glob) for name in ANSWERED_BY_CHAT):
+        return None
+    return f"{glob[:80]!r} covers none of {', '.join(ANSWERED_BY_CHAT)}; chat completions can answer no other"
 
 
 def code_fault(code: str) -> str | None:

@@ -12,6 +12,7 @@ from gateway.formatting import NotJson, check_json
 from gateway.fronts.writing import Whole, Writer
 from gateway.methods import known_method
 from gateway.progress import NO_RESULT, SUCCESS, Progress
+from gateway.reshaping import Shape, reshaped
 from gateway.settling import Settler
 from gateway.translation.stage import Translation
 from gateway.types import Call, RenderingRefused
@@ -36,22 +37,34 @@ class Delivery:
     max_answer_bytes: int
 
     async def deliver(
-        self, writer: Writer, link: UpstreamConnection, head: ResponseHead, call: Call, progress: Progress
+        self,
+        writer: Writer,
+        link: UpstreamConnection,
+        head: ResponseHead,
+        call: Call,
+        progress: Progress,
+        shape: Shape | None = None,
     ) -> None:
-        """Writes an answer by what it is: a stream, a file, or JSON or text as a whole. Raises 4002 and 5000."""
+        """Writes an answer by what it is: a stream, a file, or JSON or text as a whole. Raises 4002 and 5000.
+
+        `call` is the one that the client made; a success is given the `shape` that its interface has.
+        """
         refuse_unusable(head)
         fields = self._passed_fields(head)
         if head.status >= 300:
             await writer.whole(await self._whole(link, head, fields, progress.settler))
         elif head.media_type == EVENTS:
             translation = None if call.lang is None else self.translation.stream(call, progress)
-            await writer.stream(link, head, fields, translation)
-        elif is_file(head, call):
+            await writer.stream(link, head, fields, translation, shape)
+        elif shape is None and is_file(head, call):
             await writer.file(link, head, fields)
         elif head.media_type == b"text/html":
             raise GatewayError("4002", "the upstream answered with a web page")
         else:
             answer = await self._whole(link, head, fields, progress.settler)
+            if shape is not None:
+                text = reshaped(shape, answer.body)
+                answer = replace(answer, body=text, json=text)
             progress.outcome = answer.code  # a client that leaves from here on has had the upstream's success
             if call.lang is not None and answer.json is None and answer.body:
                 self.translation.leave(progress)

@@ -1,8 +1,8 @@
 """The road that every call takes, from top to bottom: read this file first.
 
-    read the call -> find the account -> check method and price -> enter the limits -> hold
+    read the call, map it -> find the account -> check method and price -> enter the limits -> hold
         -> look in the cache -> translate the prompt -> reach the upstream, or answer it ourselves
-        -> translate, format, settle, answer -> record
+        -> reshape, translate, format, settle, answer -> record
 
 Each stage is a module of its own and knows no other; only the road sees them all.
 """
@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from time import monotonic
+
+from msgspec.structs import replace
 
 from gateway.accounts import AccountDirectory
 from gateway.billing import Billing, fingerprint, key_in_use
 from gateway.caching import Cache, Plan, Wish, wish_of
-from gateway.config import MethodsSettings
+from gateway.config import MethodsSettings, UpstreamSettings
 from gateway.credentials import Credentials
 from gateway.delivery import Delivery
+from gateway.detours import Detours
 from gateway.errors import ERROR_CODES, GatewayError
 from gateway.fronts import custom_reading, native
 from gateway.fronts.client import Client
@@ -42,8 +46,11 @@ from gateway.store.sqlite import SqliteStore
 from gateway.translation.stage import Translation
 from gateway.types import NO_ARGUMENTS, Account, Arguments, Call
 from gateway.upstream.connection import UpstreamConnection, recorded
+from gateway.upstream.head import ResponseHead
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import Target
+from gateway.upstream.several import Several, several_calls
+from gateway.upstream.sharing import Source, alone, upstream_call
 from gateway.upstream.upload import answer_to_upload
 from gateway.usage import asking_usage, tokens_used
 
@@ -52,24 +59,39 @@ Read = Callable[[Client, dict[str, str], Known, str, Authenticate], Awaitable[Re
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where calls go, and the connections that are open there."""
+    """Where calls go, the connections that are open there, and how what comes back is delivered.
 
+    `identity` stands for the address and the key: what models there are, and what they know, hangs on both.
+    """
+
+    settings: UpstreamSettings
     target: Target
     pool: Pool
+    delivery: Delivery
+    identity: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        target = self.target
+        seen = b"%b%b%d" % (target.fields, target.base_path.encode(), target.tls is not None)
+        object.__setattr__(self, "identity", blake2b(seen, digest_size=16).hexdigest())  # the dataclass is frozen
 
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """The stages' collaborators, put together once at start."""
+    """The stages' collaborators, put together once at start.
+
+    `upstream` is the first, `others` those that calls may be routed to. `detours` None: every call goes as it is.
+    """
 
     known: Known
     methods: MethodsSettings
     ids: CallIds
     accounts: AccountDirectory
     upstream: Upstream
+    others: Mapping[str, Upstream]
+    detours: Detours | None
     translation: Translation
     cache: Cache
-    delivery: Delivery
     writing: Writing
     own: OwnMethods
     store: SqliteStore
@@ -98,8 +120,10 @@ class Road:
         """The road itself."""
         authenticate = partial(self._authenticate, client, progress)
         reading = await read(client, progress.asked, self.known, progress.request_id, authenticate)
-        call, upload = reading.call, reading.upload
-        progress.call = call
+        progress.call = reading.call
+        if self.detours is not None and reading.upload is None:
+            reading = self._mapped(progress, reading, self.detours)
+        call, upload = progress.call, reading.upload
         account = authenticate(reading.credentials)
         self._admit(account, call, progress.asked.get("api_name", "custom"), platform)
         if call.method in self.own.specs and not is_counted(call.method):
@@ -121,6 +145,21 @@ class Road:
         else:
             await self._fetch(client, progress, account, reading, settler, wish, None)
 
+    @staticmethod
+    def _mapped(progress: Progress, reading: Reading, detours: Detours) -> Reading:
+        """The reading of a call that goes upstream as another, or elsewhere. Raises 4003."""
+        detour = detours.of(reading.call)
+        if detour is None:
+            return reading
+        progress.call = detour.called
+        path = reading.path if detour.sent.method == reading.call.method else ""
+        return replace(reading, call=detour.sent, path=path, detour=detour)
+
+    def _upstream(self, reading: Reading) -> Upstream:
+        """Where a call goes."""
+        detour = reading.detour
+        return self.upstream if detour is None or not detour.upstream else self.others[detour.upstream]
+
     async def _fetch(
         self,
         client: Client,
@@ -132,7 +171,7 @@ class Road:
         spool: Spool | None,
     ) -> None:
         """The road's second half: from the cache to the answer."""
-        call, upload = reading.call, reading.upload
+        call, upload, upstream = reading.call, reading.upload, self._upstream(reading)
         plan = self._plan(account, reading, wish, settler, spool)
         kept = await self.cache.find(plan) if plan is not None else None
         if kept is not None:
@@ -147,18 +186,19 @@ class Road:
         arguments = call.arguments
         if self.translation.wants_prompt(account, call):
             arguments = await self.translation.prompt(call, progress)
-        pool = self.upstream.pool
+        pool, request = upstream.pool, b""
         if kept is not None:
             link = self.cache.replay(kept, at_its_pace=self._keeps_pace(call))
         elif plan is not None:
-            body = None if upload is None or spool is None else (spool.lent(), upload.length)
-            link, shares = self.cache.shared(plan, self._request(reading, arguments, settler), body)
+            link, shares = self.cache.shared(plan, self._source(reading, arguments, settler, spool))
             progress.cache = "shared" if shares else "miss"
+        elif reading.detour is not None and reading.detour.each:
+            link = alone(pool, self._source(reading, arguments, settler, None))
         else:
             request = self._request(reading, arguments, settler)
             link = pool.take_idle() or await pool.connect()
         try:  # whatever ends it before the answer's end cancels the call upstream
-            if plan is None:
+            if request:
                 link.send(request)
             link.outlives_client = settler is not None and self.billing.reads_on(settler.bill)
             if upload is None or plan is not None:
@@ -167,15 +207,23 @@ class Road:
                 pieces = self._upload_pieces(upload, settler) if spool is None else spool.pieces()
                 head = await answer_to_upload(link, pieces, upload.length)
             progress.upstream_s = monotonic() - progress.started
-            writer = Writer(self.writing, client, progress, self.accounts)
-            await self.delivery.deliver(writer, link, head, call, progress)
+            await self._deliver(client, progress, reading, link, head)
         except (ConnectionError, asyncio.CancelledError):
             if settler is not None:
-                self._read_on(client, progress, settler, link)
+                self._read_on(client, progress, settler, link, upstream)
             raise
         finally:
             if not progress.detached:
                 pool.release(link)
+
+    def _deliver(
+        self, client: Client, progress: Progress, reading: Reading, link: UpstreamConnection, head: ResponseHead
+    ) -> Awaitable[None]:
+        """What writes an answer to the client."""
+        detour, call = reading.detour, progress.call or reading.call
+        shape = detour.shape if detour is not None else None
+        writer = Writer(self.writing, client, progress, self.accounts)
+        return self._upstream(reading).delivery.deliver(writer, link, head, call, progress, shape)
 
     def _authenticate(self, client: Client, progress: Progress, credentials: Credentials) -> Account:
         guard = self.guard
@@ -211,6 +259,8 @@ class Road:
             call,
             key,
             upload=upload is not None,
+            upstream=self._upstream(reading).settings,
+            detour=reading.detour,
             with_answer=self.translation.may_translate(call),
             with_prompt=self.translation.wants_prompt(account, call),
         )
@@ -235,7 +285,7 @@ class Road:
         if first is None:
             return False
         progress.settler = None  # nothing is held, and nothing to pay
-        if first.fingerprint != fingerprint(call):
+        if first.fingerprint != fingerprint(call, reading.detour):
             raise GatewayError("4003", "this idempotency key belongs to another request", param="idempotency_key")
         if first.running:
             raise key_in_use()
@@ -247,8 +297,7 @@ class Road:
         progress.memory_only = self.billing.translations is not None
         progress.replayed, progress.cache = (first.request_id, first.call_id), "replay"
         link = recorded(self.upstream.pool, raw_answer(first.answer))
-        writer = Writer(self.writing, client, progress, self.accounts)
-        await self.delivery.deliver(writer, link, await link.answer(), call, progress)
+        await self._deliver(client, progress, reading, link, await link.answer())
         return True
 
     async def _answer_ourselves(self, client: Client, progress: Progress, account: Account, reading: Reading) -> None:
@@ -280,11 +329,19 @@ class Road:
             if spool is None or not spool.is_whole:
                 return None
             content = spool.digest
-        options = call.arguments.values.get("stream_options")
-        asks_usage = isinstance(options, dict) and options.get("include_usage") is True
-        with_usage = asks_usage or (settler is not None and settler.asks_usage)
+        if reading.detour is not None and reading.detour.each:
+            content = b"%d chats" % len(reading.detour.each)
+        identity = self._upstream(reading).identity
+        with_usage = _asks_usage(call) or (settler is not None and settler.asks_usage)
         return self.cache.plan(
-            call, account, wish, reading.headers, with_usage=with_usage, content=content, path=reading.path
+            call,
+            account,
+            wish,
+            reading.headers,
+            identity,
+            with_usage=with_usage,
+            content=content,
+            path=reading.path,
         )
 
     def _keeps_pace(self, call: Call) -> bool:
@@ -294,6 +351,23 @@ class Road:
         if settler is None:
             return upload.pieces
         return self.billing.uploading(settler.bill, upload.content_type, upload.pieces)
+
+    def _source(self, reading: Reading, arguments: Arguments, settler: Settler | None, spool: Spool | None) -> Source:
+        """What gives a call its answer: one exchange, or several that are joined."""
+        upstream, detour, upload = self._upstream(reading), reading.detour, reading.upload
+        limit = upstream.settings.max_answer_bytes
+        if detour is None or not detour.each:
+            body = None if upload is None or spool is None else (spool.lent(), upload.length)
+            return upstream_call(upstream.pool, self._request(reading, arguments, settler), limit, body)
+        several = Several(
+            requests=[self._request(reading, each, settler) for each in detour.each],
+            choices=detour.choices,
+            stream=reading.call.stream,
+            with_usage=_asks_usage(reading.call) or (settler is not None and settler.asks_usage),
+            max_answer_bytes=limit,
+            max_event_bytes=self.writing.stream.max_event_bytes,
+        )
+        return several_calls(upstream.pool, several)
 
     def _request(self, reading: Reading, arguments: Arguments, settler: Settler | None) -> bytes:
         """The first bytes of the upstream's request: its head, and its body unless that is an upload."""
@@ -306,7 +380,7 @@ class Road:
             if settler is not None and settler.asks_usage:
                 body = asking_usage(arguments)
             content_type, length = "application/json", len(body)
-        target, path = self.upstream.target, reading.path or call.method
+        target, path = self._upstream(reading).target, reading.path or call.method
         return target.request(call.verb, path, call.query, content_type, length, reading.headers) + body
 
     # the beginning and the end of every call
@@ -345,29 +419,32 @@ class Road:
             return
         await Writer(self.writing, client, progress, self.accounts).refuse(error)
 
-    def _read_on(self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection) -> None:
+    def _read_on(
+        self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection, upstream: Upstream
+    ) -> None:
         """Reads the answer of a call whose client has left to its end, in a task of its own, where that is wanted."""
         if settler.bill.settled or not (link.outlives_client and link.is_answering):
             return
         progress.detached = True
         progress.cut = True
         link.detach()
-        task = asyncio.get_running_loop().create_task(self._absorb(client, progress, settler, link))
+        task = asyncio.get_running_loop().create_task(self._absorb(client, progress, settler, link, upstream))
         self.reading_on.add(task)
         task.add_done_callback(self.reading_on.discard)
 
-    async def _absorb(self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection) -> None:
-        assert progress.call is not None  # noqa: S101  # it was sent upstream
-        upstream = self.billing.upstream
+    async def _absorb(
+        self, client: Client, progress: Progress, settler: Settler, link: UpstreamConnection, upstream: Upstream
+    ) -> None:
+        settings, call = upstream.settings, settler.bill.call
         try:
-            async with asyncio.timeout(upstream.drain_s):
-                progress.outcome = await self.delivery.absorb(link, progress.call, settler, upstream.drain_bytes)
+            async with asyncio.timeout(settings.drain_s):
+                progress.outcome = await upstream.delivery.absorb(link, call, settler, settings.drain_bytes)
         except GatewayError as error:
             progress.outcome = error.code
         except TimeoutError:  # what came until then is what it used
             progress.outcome = SUCCESS if settler.has_begun else ERROR_CODES["4017"]
         finally:
-            self.upstream.pool.release(link)
+            upstream.pool.release(link)
             progress.detached = False
             self._record(client, progress)
 
@@ -395,3 +472,9 @@ class Road:
             if progress.slot is not None:
                 progress.slot.leave(tokens_used(progress.usage))
         log_access(client, progress)
+
+
+def _asks_usage(call: Call) -> bool:
+    """Whether the caller wants a stream's usage."""
+    options = call.arguments.values.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True

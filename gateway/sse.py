@@ -140,6 +140,12 @@ def encode_event(event: Event, payload: bytes) -> bytes:
     return b"\n".join([*lines, *data, b"", b""])
 
 
+def with_data(event: Event, payload: bytes) -> Event:
+    """The event with `payload`, which is one line, for its data, and its other lines before it."""
+    lines = (*(line for line in event.lines if _data_value(line) is None), b"data: " + payload)
+    return Event(lines, payload, b"\n".join((*lines, b"", b"")), is_remade=True)
+
+
 def _data_value(line: bytes) -> bytes | None:
     if line.startswith(b"data:"):
         return line[5:].removeprefix(b" ")

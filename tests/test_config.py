@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.config import PriceSettings, Settings, UpstreamSettings, api_key, load_settings, store_path
+from gateway.config import AliasSettings, PriceSettings, Settings, UpstreamSettings, api_key, load_settings, store_path
 from gateway.config_values import key_types
 from gateway.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ CONF = Path(__file__).parent.parent / "conf"
 KEYS = [
     (section, key)
     for section, type_ in key_types(Settings).items()
-    if section != "price"
+    if section not in {"price", "alias"}
     for key in key_types(UpstreamSettings if section == "upstream" else type_)
 ]
 
@@ -58,6 +58,14 @@ def test_the_example_of_a_price_has_every_key_and_its_bounds_defaults() -> None:
     assert price.keys() == key_types(PriceSettings).keys()
     defaults = PriceSettings()
     assert all(price[key] == getattr(defaults, key) for key in price if key.startswith("max_") or key == "list")
+
+
+def test_the_example_of_an_alias_has_every_key() -> None:
+    text = (CONF / "gateway.toml").read_text(encoding="utf-8")
+    example = re.search(r"(?m)^# \[\[alias\]\]\n(?:# \w.*\n)+", text)
+    assert example is not None
+    (alias,) = tomllib.loads(re.sub(r"(?m)^# ", "", example[0]))["alias"]
+    assert alias.keys() == key_types(AliasSettings).keys()
 
 
 def test_the_minimal_file_loads() -> None:
@@ -185,6 +193,12 @@ def test_a_byte_order_mark_and_crlf_are_tolerated(tmp_path: Path) -> None:
         ("[[price]]\nper_1k_prompt = '0.0000001'", "price[0].per_1k_prompt", "at most six decimals"),
         ("[[price]]\nper_token = '1'", "price[0].per_token", "did you mean"),
         ("[price]\nper_call = '1'", "price", "[[price]]"),
+        ("[alias]\nmodel = 'a'", "alias", "[[alias]]"),
+        ("[[alias]]\nmodel = ''", "alias[0].model", "not empty"),
+        ("[[alias]]\nas = 'a'", "alias[0].as", "known: method, model, to, upstream"),
+        ("[[alias]]\nupstream = 'other'", "alias[0].upstream", "no upstream is named 'other'"),
+        ("[methods]\nthrough_chat = ['v1/embeddings']", "methods.through_chat", "v1/completions, v1/edits"),
+        ("[methods]\nthrough_chat = 'v1/edits'", "methods.through_chat", "a list of texts"),
         ("[charging]\ncharged = ['4001']", "charging.charged", "is not one of 0000, 2000"),
         ("[charging]\nunpriced = 'maybe'", "charging.unpriced", 'one of "refused", "free"'),
         ("[[upstream]]\nask_usage = 1", "upstream[0].ask_usage", "true or false"),

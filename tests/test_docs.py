@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from gateway_plugins.xml import render
 
-from gateway.config import PriceSettings, Settings, UpstreamSettings
+from gateway.config import AliasSettings, PriceSettings, Settings, UpstreamSettings
 from gateway.config_values import key_types
 from gateway.demo import start
 from gateway.errors import ERROR_CODES
@@ -39,7 +39,7 @@ NODE_PACKAGE = ROOT / "tests/node"
 QUESTION: dict[str, object] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "向日葵"}]}
 
 
-TABLES = {"upstream": UpstreamSettings, "price": PriceSettings}  # there may be several of each
+TABLES = {"upstream": UpstreamSettings, "price": PriceSettings, "alias": AliasSettings}  # there may be several of each
 
 
 def blocks(page: Path, language: str) -> list[str]:

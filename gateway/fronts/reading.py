@@ -12,6 +12,7 @@ import orjson
 
 from gateway.arguments import with_members
 from gateway.credentials import Credentials
+from gateway.detours import Detour
 from gateway.errors import GatewayError
 from gateway.fronts.client import SMALL_BODY_BYTES
 from gateway.types import Account, Arguments, Call, PerCall
@@ -62,7 +63,10 @@ class Upload:
 
 
 class Reading(PerCall, frozen=True):
-    """A call as a front read it: who says they call, the call, and an upload where it has one."""
+    """A call as a front read it: who says they call, the call, and an upload where it has one.
+
+    With a `detour` the call is the one that goes upstream.
+    """
 
     credentials: Credentials
     call: Call
@@ -70,6 +74,7 @@ class Reading(PerCall, frozen=True):
     headers: str = ""  # header lines that go upstream as they are
     idempotency_key: str | None = None
     path: str = ""  # the method as the caller percent-encoded it; empty where that is the method itself
+    detour: Detour | None = None
 
 
 def credentials_come_first() -> GatewayError:

@@ -26,6 +26,7 @@ from gateway.fronts.native import error_object
 from gateway.hookspecs import FormatterSpec
 from gateway.metering import Watch
 from gateway.progress import SUCCESS, Progress
+from gateway.reshaping import Shape, reshaped_events
 from gateway.running import own_task
 from gateway.sse import Event, EventSplitter, EventTooLarge, encode_event, separator
 from gateway.translation.streams import StreamTranslation
@@ -42,7 +43,7 @@ JSON_TYPE = "application/json"
 DONE = b"[DONE]"
 _DONE_LINE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][\r\n]")
 BeforeEnd = Callable[[], Awaitable[None]]
-ENDS_WITH_DONE = frozenset({"v1/chat/completions", "v1/completions"})
+ENDS_WITH_DONE = frozenset({"v1/chat/completions", "v1/completions", "v1/edits"})
 
 
 class Whole(PerCall, frozen=True):
@@ -161,8 +162,9 @@ class Writer:
         head: ResponseHead,
         fields: str,
         translation: StreamTranslation | None = None,
+        shape: Shape | None = None,
     ) -> None:
-        """A stream: byte for byte, or event by event in the format and the language that were asked for."""
+        """A stream: byte for byte, or event by event in the shape, the format and the language that were asked for."""
         progress, client = self._progress, self._client
         progress.streamed = True
         spec = self._asked_format()
@@ -180,17 +182,21 @@ class Writer:
             before_end = partial(self._settle, link, content_type, fields)
         if client.bodyless:
             await client.write(first())
-        elif translation is not None:
-            await own_task()
-            late = LateHead(client, first, progress)
-            if spec is None and progress.front == "custom":
-                spec = self._writing.formatters["json"]
-            await self._reformat(link, head, spec, late, watch, before_end, translation)
-        elif spec is None or spec.name == "json":
+        elif translation is None and shape is None and (spec is None or spec.name == "json"):
             await self._relay(link, first(), watch, before_end)
         else:
-            await client.write(first())
-            await self._reformat(link, head, spec, client, watch, before_end, None)
+            events = self._events(link, head, watch)
+            if shape is not None:
+                events = reshaped_events(shape, events)
+            if (translation or shape) and spec is None and progress.front == "custom":
+                spec = self._writing.formatters["json"]
+            if translation is not None:
+                await own_task()
+                late = LateHead(client, first, progress)
+                await self._reformat(link, translation.events(events), spec, late, before_end)
+            else:
+                await client.write(first())
+                await self._reformat(link, events, spec, client, before_end)
 
     async def _settle(self, link: UpstreamConnection, content_type: str, fields: str) -> None:
         """What comes before the end of a relay: the call is settled, or fails."""
@@ -230,17 +236,12 @@ class Writer:
     async def _reformat(
         self,
         link: UpstreamConnection,
-        head: ResponseHead,
+        events: AsyncGenerator[Event, None],
         spec: FormatterSpec | None,
         out: Client | LateHead,
-        watch: Watch | None,
         before_end: BeforeEnd | None,
-        translation: StreamTranslation | None,
     ) -> None:
         client, progress = self._client, self._progress
-        events = self._events(link, head, watch)
-        if translation is not None:
-            events = translation.events(events)
         try:
             with self._kept_alive(link, lambda: client.sent_status > 0):  # events are written whole
                 async with aclosing(events):

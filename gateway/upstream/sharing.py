@@ -284,6 +284,15 @@ def sliced_body(head_fields: bytes, body: bytes) -> Source:
     return play
 
 
+def alone(pool: Pool, source: Source, max_kept_bytes: int = 0) -> UpstreamConnection:
+    """A connection on which the source's answer comes, for one taker."""
+    return Flight(pool, source, max_kept_bytes, _nothing, _nothing).join()
+
+
+def _nothing(_: object) -> None:
+    """What hears of an answer's end that nobody waits for."""
+
+
 def paced(head_fields: bytes, pieces: Iterable[tuple[float, bytes]]) -> Source:
     """A source: a stream as it came once, each piece so many seconds after the beginning."""
 
