@@ -223,6 +223,7 @@ async def serve(
         translation = Translation(plugins.translators, _interpreter(settings, stack), settings.translation)
         cache = _cache(settings, upstream, store)
         stack.callback(cache.close)
+        await cache.open()
         road = _road(settings, plugins, accounts, upstream, store, translation, cache)
         application = Application(settings, road)
         stack.push_async_callback(application.finish)
