@@ -225,6 +225,7 @@ async def serve(
             stack.callback(upstream.pool.close)
         cache = _cache(settings, upstreams[""].pool, store)
         stack.callback(cache.close)
+        await cache.open()
         road = _road(settings, plugins, accounts, upstreams, store, translation, cache)
         application = Application(settings, road)
         stack.push_async_callback(application.finish)

@@ -5,6 +5,7 @@ What is kept is what the upstream said, before language and format: one entry se
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ _WITH_USAGE: Final = frozenset({"v1/chat/completions", "v1/completions"})
 _DONE = re.compile(rb"(?:[\r\n]|\A)data:[ \t]*\[DONE\][ \t]*[\r\n]*\Z")
 _ERROR = re.compile(rb'"error"[ \t\r\n]*+:[ \t\r\n]*+(?!null)')
 _TOOL_CALL = re.compile(rb'"tool_calls"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{|"function_call"[ \t\r\n]*:[ \t\r\n]*\{')
+_OPENING_S: Final = 2.0
 _CLEARINGS_S: Final = 7_200.0  # longer than any call takes
 _SLICED_BYTES: Final = 262_144
 
@@ -203,6 +205,12 @@ class Cache:
             )
             self.flights[plan.key] = flight
         return flight.join(), joins
+
+    async def open(self) -> None:
+        """Waits a moment for the file, so that the first calls find what is in it."""
+        if self.disk is not None:
+            await asyncio.to_thread(self.disk.flush, _OPENING_S)
+            await self.disk.get(b"", time.time())
 
     def close(self) -> None:
         """Ends what is under way, and closes the file."""
