@@ -495,16 +495,24 @@ async def test_a_shared_call_that_fails_fails_for_all(gateway: Gateway) -> None:
 
 async def test_a_slow_reader_among_them_slows_nobody_down_and_memory_stays_bounded(gateway: Gateway) -> None:
     arguments = fresh(stream=True)
+    go_on = asyncio.Event()
     big = piece({"content": "x" * 30_000})
-    script: Script = [sse_head(), *[chunk(big) for _ in range(1000)], chunk(STREAM[-2] + STREAM[-1]) + LAST_CHUNK]
+    end = STREAM[-2] + STREAM[-1]
+    script: Script = [
+        sse_head() + chunk(STREAM[0]), WaitFor(go_on), *[chunk(big) for _ in range(1000)], chunk(end) + LAST_CHUNK,
+    ]  # fmt: skip
     async with Chaos(script, port=gateway.upstream_port) as upstream:
-        _, idle = await opened(gateway, arguments)
+        reader, idle = await opened(gateway, arguments)
+        await reader.readuntil(b"assistant")
         before = gateway.resident_bytes
-        got = await asyncio.gather(*(ask(gateway, arguments) for _ in range(5)))
+        calls = [asyncio.create_task(ask(gateway, arguments)) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        go_on.set()
+        got = await asyncio.gather(*calls)
         assert gateway.resident_bytes - before < 100_000_000
         assert len(upstream.exchanges) == 1
         idle.transport.abort()
-    assert {len(each.body) for each in got} == {1000 * len(big) + len(STREAM[-2] + STREAM[-1])}
+    assert {len(each.body) for each in got} == {len(STREAM[0]) + 1000 * len(big) + len(end)}
     assert all(each.complete for each in got)
 
 

@@ -39,6 +39,7 @@ PULL: Final = 6  # body, kept for `pieces`
 ENDED: Final = 7  # the body is whole
 BROKEN: Final = 8
 WATCH: Final = 9  # body, shown to a watch and passed on
+POUR: Final = 10  # body, handed to a sink
 
 
 class ClientSide(Protocol):
@@ -94,6 +95,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_own_chunks",
         "_pieces",
         "_pool",
+        "_sink",
         "_tail",
         "_tail_is_chunk",
         "_taken",
@@ -148,6 +150,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._tail = b""
         self._tail_is_chunk = False
         self._watch: Watch | None = None
+        self._sink: Callable[[bytes], None] | None = None
         self.outlives_client = False  # the answer is read to its end though its client leaves
         self._withheld = b""  # the last byte of a body with a length, until its end may be told
 
@@ -189,6 +192,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._relay_payload(cast(Body, self._body).feed(data))
             elif state == WATCH:
                 self._relay_watched(data)
+            elif state == POUR:
+                self._hand_on(data)
             elif state in {COLLECT, HOLD, PULL}:
                 self._keep(data)
             else:  # an upstream that speaks out of turn cannot be trusted with another request
@@ -310,6 +315,22 @@ class UpstreamConnection(asyncio.Protocol):
                 if self._error is not None:
                     raise self._error
                 await self._sleep()
+
+    async def pour(self, sink: Callable[[bytes], None]) -> None:
+        """Hands the body's payload to `sink` as it arrives, without waking any task, until its clean end.
+
+        Who takes it pauses and resumes the connection.
+        """
+        self._sink = sink
+        held, self._pieces, self._framed = self._pieces, [], []
+        self._collected = 0
+        if self.state in {HOLD, COLLECT}:
+            self.state = POUR
+        self.resume()
+        for piece in held:
+            sink(piece)
+        while self.state != ENDED:
+            await self._wait()
 
     async def relay(
         self,
@@ -564,6 +585,14 @@ class UpstreamConnection(asyncio.Protocol):
         if pieces:
             piece = _joined(pieces)
             self._pass_on(frame(piece) if self._framed_relay else piece)
+        self._end_if_over(body)
+
+    def _hand_on(self, data: bytes) -> None:
+        body, sink = self._body, self._sink
+        assert body is not None  # noqa: S101  # set together with the state; cheaper than a cast
+        assert sink is not None  # noqa: S101
+        for piece in body.feed(data):
+            sink(piece)
         self._end_if_over(body)
 
     def _pass_on(self, data: bytes) -> None:

@@ -77,6 +77,7 @@ class Flight:
         self._paused: asyncio.Event | None = None  # until somebody takes
         self._error: GatewayError | None = None
         self._is_over = False
+        self._link: UpstreamConnection | None = None
         self.is_open = True
         self._task = asyncio.get_running_loop().create_task(self._run(source))
         self._task.add_done_callback(self._done)  # also of a task that was cancelled before its first step
@@ -133,6 +134,10 @@ class Flight:
             self.is_open = False
             self._forget()
         self._mind_flow()
+
+    def pour_from(self, link: UpstreamConnection) -> None:
+        """What is fed comes from this connection, which is paused while nobody takes."""
+        self._link = link
 
     async def room(self) -> None:
         """Waits until somebody takes."""
@@ -234,8 +239,12 @@ class Flight:
             if self._paused is not None:
                 self._paused.set()
                 self._paused = None
+                if self._link is not None:
+                    self._link.resume()
         elif self._paused is None:
             self._paused = asyncio.Event()
+            if self._link is not None:
+                self._link.pause()
 
 
 def upstream_call(
@@ -255,9 +264,8 @@ def upstream_call(
                 flight.begin(head, await link.read(max_answer_bytes))
                 return
             flight.begin(head)
-            async for piece in link.pieces():
-                flight.feed(piece)
-                await flight.room()
+            flight.pour_from(link)
+            await link.pour(flight.feed)
         finally:
             pool.release(link)
 
