@@ -57,14 +57,16 @@ class Joiner:
             return b""
         try:
             value = read_json(event.data)
-            if not isinstance(value, dict) or not isinstance(choices := value.get("choices"), list):
+            if not isinstance(value, dict):
                 return event.raw
-            usage = value.get("usage")
+            usage, choices = value.get("usage"), value.get("choices")
             if isinstance(usage, dict):
                 self._usages[number] = usage
                 value["usage"] = None
                 if not choices:
                     return b""
+            if not isinstance(choices, list):
+                return event.raw
             value["choices"] = [_moved(choice, number * self._choices) for choice in choices]
             return b"data: " + write_json(self._identified(value)) + b"\n\n"
         except ValueError:
@@ -84,10 +86,12 @@ class Joiner:
         return end + b"data: [DONE]\n\n" if len(self._done) == self._streams else end
 
     def _identified(self, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """The event as one of the stream whose event came first."""
-        if not self._identity:
-            self._identity = {name: value[name] for name in _IDENTITY if name in value}
-        return {**self._identity, **{name: part for name, part in value.items() if name not in _IDENTITY}}
+        """The event as one of the stream that named itself first."""
+        for name in _IDENTITY:  # some upstreams begin with an event that has none
+            if value.get(name) and name not in self._identity:
+                self._identity[name] = value[name]
+        own: dict[str, JsonValue] = {name: value[name] for name in _IDENTITY if name in value}
+        return {**own, **self._identity, **{name: part for name, part in value.items() if name not in _IDENTITY}}
 
 
 def _moved(choice: JsonValue, by: int) -> JsonValue:

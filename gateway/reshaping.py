@@ -28,7 +28,7 @@ class Shape(PerCall, frozen=True):
 
     def prompt(self, index: int) -> str:
         """What stands before the text of this choice."""
-        number = index // self.choices
+        number = 0 if len(self.prompts) == 1 else index // self.choices
         return self.prompts[number] if 0 <= number < len(self.prompts) else ""
 
 
@@ -57,11 +57,17 @@ def _event(shape: Shape, event: Event, begun: set[int]) -> Event:
         return event
     try:
         value = read_json(event.data)
-        if isinstance(value, dict) and isinstance(choices := value.get("choices"), list):
+        if isinstance(value, dict) and isinstance(choices := _choices(value), list):
             return with_data(event, write_json(_answer(shape, value, choices, begun)))
     except ValueError:  # [DONE], as a rule
         pass
     return event
+
+
+def _choices(value: dict[str, JsonValue]) -> JsonValue:
+    """An event's choices; none where it only tells a usage, which some upstreams do without any."""
+    choices = value.get("choices")
+    return [] if choices is None and isinstance(value.get("usage"), dict) else choices
 
 
 def _answer(shape: Shape, value: dict[str, JsonValue], given: list[JsonValue], begun: set[int]) -> JsonValue:

@@ -98,3 +98,19 @@ def test_whatever_the_order_each_choice_says_what_its_stream_said(order: list[in
     assert whole is not None
     texts = [each["message"]["content"] for each in json.loads(whole)["choices"]]
     assert texts == ["".join(f"{name}{n}" for n in range(5)) for name in "abc"]
+
+
+def test_a_usage_without_any_choices_counts_and_does_not_go_out() -> None:
+    bare = b"data: " + json.dumps({"object": "chat.completion.chunk", "usage": USAGE}).encode() + b"\n\n"
+    sent = join([piece({"content": "a"}), bare, DONE], [piece({"content": "b"}), bare, DONE])
+    assert sent.count(b'"total_tokens"') == 1
+    assert TWICE["total_tokens"] == 6
+    assert b'"total_tokens":6' in sent.replace(b" ", b"")
+
+
+def test_the_identity_is_that_of_the_first_event_which_has_one() -> None:
+    empty = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": []}
+    nameless = b"data: " + json.dumps(empty).encode() + b"\n\n"
+    sent = join([nameless, piece({"content": "a"}), DONE], [nameless, piece({"content": "b"}), DONE])
+    events = [json.loads(line[6:]) for line in sent.split(b"\n") if line.startswith(b"data: {")]
+    assert [event["model"] for event in events if event["choices"]] == ["m-1", "m-1"]

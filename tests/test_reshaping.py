@@ -169,3 +169,9 @@ def test_the_texts_of_a_stream_are_those_of_the_chat(said: list[tuple[int, str]]
         if each["choices"][0]["index"] == 3
     )
     assert echoed == ("q" if echo and any(index == 3 for index, _ in said) else "") + found[3]
+
+
+def test_one_prompt_stands_before_each_of_its_texts() -> None:
+    shape = Shape("v1/completions", "cmpl-fallback", ("p",))
+    found = json.loads(reshaped(shape, chat("a", "b", "c")))
+    assert [choice["text"] for choice in found["choices"]] == ["pa", "pb", "pc"]

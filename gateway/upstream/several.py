@@ -18,6 +18,8 @@ from gateway.upstream.sharing import EVENTS, Flight, Source
 
 Result = TypeVar("Result")
 
+_LARGE_BYTES = 262_144  # answers above that are joined in a thread
+
 
 class Several(PerCall, frozen=True):
     """The requests, and how their answers become one: `choices` are in each, `with_usage` says what was used.
@@ -49,11 +51,16 @@ def several_calls(pool: Pool, several: Several) -> Source:
 
 async def _wholes(flight: Flight, pool: Pool, several: Several, links: list[UpstreamConnection]) -> None:
     room = asyncio.Semaphore(AT_ONCE)
+    left_bytes = several.max_answer_bytes  # for all of them together
 
     async def ask(request: bytes) -> tuple[ResponseHead, bytes]:
         async with room:
             link, head = await _asked(pool, request, links)
-            body = await link.read(several.max_answer_bytes)
+            nonlocal left_bytes
+            body = await link.read(max(left_bytes, 0))
+            left_bytes -= len(body)
+            if left_bytes < 0:
+                raise GatewayError("5000", f"the answers together are larger than {several.max_answer_bytes} bytes")
             links.remove(link)
             pool.release(link)
             if head.status >= 300:
@@ -65,16 +72,27 @@ async def _wholes(flight: Flight, pool: Pool, several: Several, links: list[Upst
     except _RefusedError as refused:
         flight.begin(refused.head, refused.body)
         return
-    body = joined([body for _, body in answers], several.choices)
+    bodies = [body for _, body in answers]
+    if sum(map(len, bodies)) > _LARGE_BYTES:
+        body = await asyncio.to_thread(joined, bodies, several.choices)
+    else:
+        body = joined(bodies, several.choices)
     flight.begin(answers[0][0], body)
 
 
 async def _streams(flight: Flight, pool: Pool, several: Several, links: list[UpstreamConnection]) -> None:
-    opened = await _all(_asked(pool, request, links) for request in several.requests)
-    for link, head in opened:
+    async def begun(request: bytes) -> tuple[UpstreamConnection, ResponseHead]:
+        link, head = await _asked(pool, request, links)
         if head.status >= 300:
-            flight.begin(head, await link.read(several.max_answer_bytes))
-            return
+            raise _RefusedError(head, await link.read(several.max_answer_bytes))
+        return link, head
+
+    try:
+        opened = await _all(begun(request) for request in several.requests)
+    except _RefusedError as refused:
+        flight.begin(refused.head, refused.body)
+        return
+    for _, head in opened:
         if head.media_type != EVENTS:
             raise GatewayError("4002", "the upstream was asked for a stream and answered with none")
     flight.begin(opened[0][1])
