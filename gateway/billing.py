@@ -248,15 +248,22 @@ class Billing:
             await self.books.hold(hold)
         except InsufficientBalanceError:
             bill.held_micros = None
-            most = amount_text(amount)
-            raise GatewayError(
-                "4016", f"the call may cost {most}, which the balance does not cover; a lower max_tokens holds less"
-            ) from None
+            raise not_covered(amount, "; a lower max_tokens holds less") from None
         except KeyTakenError:
             bill.held_micros = None
             raise key_in_use() from None
         except StoreError as error:
             raise GatewayError("4000", "the books cannot be written, so that nothing can be charged") from error
+
+    @staticmethod
+    async def check_covered(bill: Bill, account_now: Callable[[int], Account]) -> None:
+        """Raises 4016 where the balance does not cover a call by far; `account_now` may block."""
+        try:
+            now = await asyncio.to_thread(account_now, bill.account.id)
+        except StoreError as error:
+            raise GatewayError("4000", "the books cannot be read") from error
+        if bill.at_most_micros > max(now.balance_micros - now.held_micros, 0):
+            raise not_covered(bill.at_most_micros)
 
     def asks_usage(self, bill: Bill) -> bool:
         """Whether the upstream is asked for the usage of a stream on our own account."""
@@ -397,6 +404,12 @@ def fingerprint(call: Call) -> bytes:
     for part in (call.method.encode(), call.verb.encode(), call.query.encode(), call.arguments.text):
         digest.update(b"%d:%b" % (len(part), part))
     return digest.digest()
+
+
+def not_covered(amount_micros: int, hint: str = "") -> GatewayError:
+    """The refusal of a call that may cost more than there is."""
+    most = amount_text(amount_micros)
+    return GatewayError("4016", f"the call may cost {most}, which the balance does not cover{hint}")
 
 
 def key_in_use() -> GatewayError:

@@ -437,7 +437,7 @@ class TestOpening:
         connection = apsw.Connection(str(store.path))
         assert connection.execute("PRAGMA journal_mode").get == "wal"
         assert connection.execute("PRAGMA application_id").get == APPLICATION_ID
-        assert connection.execute("PRAGMA user_version").get == 5
+        assert connection.execute("PRAGMA user_version").get == 6
 
     def test_a_store_opens_again_with_what_was_in_it(self, path: Path) -> None:
         """Nothing is created anew."""
