@@ -538,7 +538,7 @@ class TestOpening:
             account = store.accounts.add(replace(new_account("acme"), balance_micros=7_000_000))
             store.append(new_record(account.id))
         old = apsw.Connection(str(path))
-        for table in ("entries", "holds", "idempotency"):
+        for table in ("jobs", "entries", "holds", "idempotency"):
             old.execute(f"DROP TABLE {table}")
         for column in ("held_micros", "tokens_per_minute", "price_list", "lang_prompt", "cache"):
             old.execute(f"ALTER TABLE accounts DROP COLUMN {column}")
