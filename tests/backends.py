@@ -1,4 +1,4 @@
-"""Those who make images, for tests: an upstream's `v1/images/generations` and a Midjourney proxy, which log what they do.
+"""Those who make images, for tests: `v1/images/generations` and a Midjourney proxy, which log what they do.
 
     async with Generations() as backend:
         ...a gateway whose upstream is backend.base_url...
@@ -13,7 +13,7 @@ import asyncio
 from collections import Counter
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from aiohttp import web
 
@@ -55,7 +55,7 @@ class Backend:
         await self._runner.cleanup()
 
     async def read(self, request: web.Request) -> dict[str, Any]:
-        body: dict[str, Any] = await request.json() if request.can_read_body else {}
+        body: dict[str, Any] = await request.json()
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         await asyncio.sleep(self.random.uniform(0, self.slowest_s))
@@ -99,13 +99,13 @@ def _answer(value: dict[str, Any]) -> web.Response:
 
 
 class MidjourneyProxy(Backend):
-    """A Midjourney proxy. The first word of a prompt decides: `exists`, `queued`, `full`, `banned`, `broken` are codes 21
-    to 24 and another, `fails` and `stuck` what becomes of the task. A task takes one more step each time it is asked
+    """A Midjourney proxy. The first word of a prompt decides: `exists`, `queued`, `full`, `banned` and `broken` are 21 to
+    24 and another code, `fails` and `stuck` are what becomes of the task, which takes one step each time it is asked
     about.
     """
 
     STEPS = (("NOT_START", "0%"), ("SUBMITTED", ""), ("IN_PROGRESS", "0%"), ("IN_PROGRESS", "62%"))
-    CODES = {"exists": 21, "queued": 22, "full": 23, "banned": 24, "broken": 9}
+    CODES: ClassVar = {"exists": 21, "queued": 22, "full": 23, "banned": 24, "broken": 9}
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

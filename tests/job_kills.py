@@ -100,7 +100,7 @@ def compare(gateway: Gateway, backend: Backend, submitted: dict[str, str], kills
         "SELECT jobs.id, jobs.status, jobs.prompt, jobs.fail_reason, calls.charge_micros, calls.settled"
         " FROM jobs JOIN calls ON calls.id = jobs.call_id",
     )
-    ends = {prompt: (f"{id_:016d}", status, reason, charge, settled) for id_, status, prompt, reason, charge, settled in found}  # fmt: skip
+    ends = {prompt: (f"{id_:016d}", status, *rest) for id_, status, prompt, *rest in found}
     assert len(found) == len(ends) == len(submitted), "each job once, and each has ended"
     counts: Counter[str] = Counter()
     for prompt, (imgid, status, reason, charge, settled) in ends.items():

@@ -1,4 +1,4 @@
-"""Image jobs survive what ends the process at any moment: each ends once, is made once at most, and pays if it succeeds."""
+"""Image jobs survive what ends the process: each ends once, is made once at most, and pays if it succeeds."""
 
 from __future__ import annotations
 

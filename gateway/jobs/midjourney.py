@@ -82,7 +82,9 @@ class Midjourney:
             raise lost(error) from error
         answer = read_object(body)
         code, said = answer.get("code"), text_of(answer.get("description"))
-        if isinstance(code, int) and code in _REFUSALS:
+        if isinstance(code, bool) or not isinstance(code, int):
+            code = 0
+        if code in _REFUSALS:
             raise JobFailed(_REFUSALS[code][0], f"{_REFUSALS[code][1]} ({said})" if said else _REFUSALS[code][1])
         if status >= 300:
             raise refused(status, said)
