@@ -181,12 +181,14 @@ class Billing:
         upload: bool,
         with_answer: bool = False,
         with_prompt: bool = False,
+        opens_job: bool = False,
     ) -> Bill | None:
         """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price.
 
-        `with_answer`, `with_prompt`: whether those may be translated.
+        `with_answer`, `with_prompt`: whether those may be translated. `opens_job`: it may submit an image job, which
+        has the operator pay whatever the call's verb is.
         """
-        price = self._price(account, call, upload=upload) if self.prices else None
+        price = self._price(account, call, upload=upload, opens_job=opens_job) if self.prices else None
         at_most_micros = translation_micros = 0
         if price is not None:
             running = self.charging.running_tokens if self._holds_running(call) else None
@@ -206,7 +208,7 @@ class Billing:
         bill.translation_micros = min(translation_micros, at_most_micros)
         return bill
 
-    def _price(self, account: Account, call: Call, *, upload: bool) -> Price | None:
+    def _price(self, account: Account, call: Call, *, upload: bool, opens_job: bool) -> Price | None:
         """The call's price; of an upload that does not tell its model, the highest that it may have."""
         model = call.arguments.model
         if upload and model is None:
@@ -214,10 +216,10 @@ class Billing:
             price = max(possible, key=lambda each: each.cost(greatest_use(each, call, upload=True)), default=None)
         else:
             price = self.prices.find(account.price_list, call.method, model)
-        if price is None and self.charging.unpriced == "refused" and _costs_upstream(call):
+        if price is None and self.charging.unpriced == "refused" and (opens_job or _costs_upstream(call)):
             of = f" of the model {model}" if model is not None else ""
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
-        if price is not None and call.verb in _READING:
+        if price is not None and call.verb in _READING and not opens_job:
             return Price(per_call=price.per_call)
         if price is not None and price.counts_tokens and call.arguments.values.get("background") not in (None, False):
             # Its usage would be told to whoever asks for it later, and to nobody else.

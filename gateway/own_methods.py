@@ -104,6 +104,11 @@ class OwnMethods:
             raise _error_of(call.method, error, self.deadline_s if deadline.expired() else None) from error
         return Whole(SUCCESS, 200, JSON_TYPE, text, text)
 
+    def opens_job(self, method: str) -> bool:
+        """Whether calls of a method, which need not be one of these, submit image jobs."""
+        spec = self.specs.get(method)
+        return spec is not None and spec.opens_jobs
+
     def streams(self, call: Call) -> bool:
         """Whether the call's method answers it in events."""
         return call.stream and self.specs[call.method].stream is not None

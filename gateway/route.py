@@ -139,12 +139,12 @@ class Road:
             progress.cache, progress.age_s, progress.made_of = "hit", kept.age_s, kept.made_of
             if settler is not None:
                 settler.bill.discount(self.cache.settings.charged_percent)
-        own = self.own.specs.get(call.method)
-        if own is not None and own.opens_jobs:
+        own = call.method in self.own.specs
+        if own and self.own.opens_job(call.method):
             progress.opening = await self._opening(account, call, settler, progress)
         elif settler is not None and settler.bill.holds:
             await self.billing.hold(settler.bill, progress.started_at)
-        if own is not None:
+        if own:
             await self._answer_ourselves(client, progress, account, reading)
             return
         arguments = call.arguments
@@ -216,6 +216,7 @@ class Road:
             upload=upload is not None,
             with_answer=self.translation.may_translate(call),
             with_prompt=self.translation.wants_prompt(account, call),
+            opens_job=self.own.opens_job(call.method),
         )
         if bill is None:
             return None

@@ -99,9 +99,8 @@ def _answer(value: dict[str, Any]) -> web.Response:
 
 
 class MidjourneyProxy(Backend):
-    """A Midjourney proxy. The first word of a prompt decides: `exists`, `queued`, `full`, `banned` and `broken` are 21 to
-    24 and another code, `fails` and `stuck` are what becomes of the task, which takes one step each time it is asked
-    about.
+    """The first word of a prompt decides: `exists`, `queued`, `full`, `banned` and `broken` are 21 to 24 and another
+    code, `fails` and `stuck` are what becomes of the task, which takes one step each time it is asked about.
     """
 
     STEPS = (("NOT_START", "0%"), ("SUBMITTED", ""), ("IN_PROGRESS", "0%"), ("IN_PROGRESS", "62%"))

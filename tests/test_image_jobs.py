@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import phpserialize  # type: ignore[import-untyped]  # ships no types
@@ -229,6 +228,14 @@ async def test_a_balance_that_does_not_cover_it_is_4016_and_makes_no_job(gateway
         rows(database_of(gateway), "SELECT 1 FROM jobs JOIN accounts ON accounts.id = account_id WHERE key = 'poor'")
         == []
     )
+
+
+@pytest.mark.parametrize("verb", ["GET", "DELETE", "POST"])
+async def test_whatever_its_verb_a_job_pays_for_its_images(gateway: Gateway, verb: str) -> None:
+    async with upstream(gateway, json_answer(DONE)):
+        imgid = await submit(gateway, _method=verb)
+        await ended(gateway, imgid)
+    assert await row_of(gateway, imgid) == ("0000", 750_000, "exact")
 
 
 async def test_no_more_than_so_many_of_an_account_are_in_work_and_open(gateway: Gateway) -> None:
@@ -486,9 +493,13 @@ async def test_the_operator_can_close_them_and_have_no_jobs_at_all() -> None:
             assert (await ask(running, "images/submit", prompt="x")).json["error_code"] == code, config
 
 
-async def test_a_method_without_a_price_is_refused_only_where_it_would_cost_the_operator(tmp_path: Path) -> None:
-    """As any method of the gateway's own: it is free."""
-    with gateway_before_chaos('[[price]]\nmethod = "v1/*"\nper_call = "1"') as running:
+async def test_a_job_without_a_price_is_refused_unless_such_calls_are_free() -> None:
+    price = '[[price]]\nmethod = "v1/*"\nper_call = "1"\n'
+    with gateway_before_chaos(price) as running:
+        for verb in ("", "GET", "DELETE"):
+            told = await ask(running, "images/submit", prompt="x", _method=verb)
+            assert told.json["error_code"] == "4010", verb
+    with gateway_before_chaos(f'{price}[charging]\nunpriced = "free"') as running:
         async with upstream(running, json_answer(DONE)):
             imgid = await submit(running)
             assert (await ended(running, imgid))["status"] == "SUCCESS"

@@ -1,4 +1,4 @@
-"""Jobs made by a Midjourney proxy: every code and state that it has, and each job submitted once, whoever asks later."""
+"""Jobs made by a Midjourney proxy: every code and state that it has, and each job submitted to it once."""
 
 from __future__ import annotations
 

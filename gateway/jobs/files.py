@@ -11,6 +11,7 @@ import re
 import struct
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from hashlib import blake2b
 from math import ceil
 from pathlib import Path
@@ -27,12 +28,16 @@ CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif", "w
 
 
 class JobFiles:
-    """The files of jobs in one directory. `key` has to be secret; `base_url` is where clients reach the gateway."""
+    """The files of jobs in one directory. `key` has to be secret; `base_url` is where clients reach the gateway.
 
-    def __init__(self, directory: Path, key: bytes, *, link_s: float) -> None:
+    `clock` gives seconds since the epoch.
+    """
+
+    def __init__(self, directory: Path, key: bytes, *, link_s: float, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
         self._key = key
         self._link_s = link_s
+        self._clock = clock
         self.base_url = ""
 
     def keep(self, number: int, index: int, data: bytes) -> str:
@@ -53,7 +58,7 @@ class JobFiles:
         if not image.startswith(FILE):
             return image
         number, _, rest = image.removeprefix(FILE).partition("-")
-        ends = ceil((time.time() + self._link_s) / _ROUNDED_S)
+        ends = ceil((self._clock() + self._link_s) / _ROUNDED_S)
         place = _PLACE.pack(int(number), int(rest.partition(".")[0]), ends)
         token = urlsafe_b64encode(place + self._tag(place)).decode()
         return f"{self.base_url}{PATH}{token}"
@@ -70,14 +75,14 @@ class JobFiles:
         if not hmac.compare_digest(tag, self._tag(place)):
             return None
         number, index, ends = _PLACE.unpack(place)
-        if time.time() >= ends * _ROUNDED_S:
+        if self._clock() >= ends * _ROUNDED_S:
             return None
         paths = (self._directory / f"{imgid_of(number)}-{index}.{kind}" for kind in (*CONTENT_TYPES, "bin"))
         return next((path for path in paths if path.is_file()), None)
 
     def prune(self, keep_s: float) -> None:
         """Deletes what is older. May block; what cannot be deleted stays."""
-        before = time.time() - keep_s
+        before = self._clock() - keep_s
         try:
             files = list(self._directory.iterdir())
         except OSError:

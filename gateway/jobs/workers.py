@@ -101,7 +101,12 @@ class Workers:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOG.error("the work on jobs failed: %s", _place_of(error))
 
     async def _work(self) -> None:
         """Takes jobs whenever there may be some and somebody is free."""
@@ -154,8 +159,7 @@ class Workers:
             reason = f"the job did not end within {self._settings.timeout_s:g} s"
             return JobEnd("4017", fail_reason=reason, unknown=lost)
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends this job and no other
-            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-            LOG.error("job %s failed with %s at %s:%d", job.imgid, type(error).__name__, frame.f_code.co_filename, line)
+            LOG.error("job %s failed: %s", job.imgid, _place_of(error))
             return JobEnd("4000", fail_reason="the gateway failed")
 
     async def _kept(self, job: OpenJob, images: tuple[str | bytes, ...]) -> tuple[str, ...]:
@@ -187,16 +191,18 @@ class Workers:
         self._changes.tell(number)
 
     async def _keep_up(self) -> None:
-        """What has to be done from time to time."""
+        """What has to be done from time to time. Nothing that fails once is the last of it."""
         while True:
-            await self._tell_all()
-            if self._settings.keep_days:
-                await asyncio.to_thread(self._files.prune, self._settings.keep_days * 86_400)
-            await asyncio.sleep(UPKEEP_S)
             try:
                 await self._release(own=False)
+                await self._tell_all()
+                if self._settings.keep_days:
+                    await asyncio.to_thread(self._files.prune, self._settings.keep_days * 86_400)
             except StoreError as error:
                 LOG.warning("jobs of processes that died wait: %s", error)
+            except Exception as error:  # noqa: BLE001  # even a thread that cannot be started: it may pass
+                LOG.error("the upkeep of jobs failed: %s", _place_of(error))
+            await asyncio.sleep(UPKEEP_S)
 
     async def _release(self, *, own: bool) -> None:
         """Lets the work go on that dead processes have left: `own` work too, before it begins and after its end."""
@@ -235,6 +241,12 @@ class Workers:
             LOG.warning("the end of a job waits to be told: %s", error)
         finally:
             self._telling.discard(number)
+
+
+def _place_of(error: BaseException) -> str:
+    """An error's kind and place; its text may hold what callers sent."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{type(error).__name__} at {frame.f_code.co_filename}:{line}"
 
 
 class _Notes:
