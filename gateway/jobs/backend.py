@@ -30,6 +30,10 @@ class JobFailed(Exception):  # noqa: N818  # a finding about a job, not a fault 
         self.unknown = unknown
 
 
+class NotSent(Exception):  # noqa: N818  # as above
+    """The backend certainly has not done anything: it could not be reached, or had too much to do."""
+
+
 class Notes(Protocol):
     """What a backend has to have written down before it goes on; each returns when it is on the disk."""
 
@@ -68,9 +72,34 @@ class Service:
     max_answer_bytes: int
     fields: str = ""
 
-    async def connect(self) -> UpstreamConnection:
-        """A connection for one exchange. Raises 4001 and 4017: nothing was sent."""
-        return self.pool.take_idle() or await self.pool.connect()
+    async def ask(self, path: str) -> tuple[int, bytes]:
+        """The answer to a GET. Raises GatewayError."""
+        return await self.exchange(self.pool.take_idle() or await self.pool.connect(), "GET", path)
+
+    async def give(self, notes: Notes, path: str, value: JsonValue, fields: str = "") -> tuple[int, bytes]:
+        """The answer to a POST that must not be made twice, noted before it leaves. Raises NotSent; a GatewayError
+        tells that nobody knows what became of it.
+
+        Its connection is a new one: the backend may be about to close one that is kept.
+        """
+        try:
+            link = await self.pool.connect()
+        except GatewayError as error:
+            raise NotSent(error.reason) from error
+        try:
+            await notes.sending()
+        except BaseException:
+            self.pool.release(link)
+            raise
+        if link.transport is None or link.transport.is_closing():
+            self.pool.release(link)
+            await notes.not_sent()
+            raise NotSent("the backend closed the connection")
+        status, body = await self.exchange(link, "POST", path, value, fields)
+        if status == 429:
+            await notes.not_sent()
+            raise NotSent("the backend answered 429")
+        return status, body
 
     async def exchange(
         self, link: UpstreamConnection, verb: str, path: str, value: JsonValue = None, fields: str = ""

@@ -10,7 +10,7 @@ from base64 import b64decode
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.jobs.backend import JobFailed, Notes, Service, lost, read_object, refused, text_of
+from gateway.jobs.backend import JobFailed, Notes, NotSent, Service, lost, read_object, refused, text_of
 from gateway.store.jobs import OpenJob
 from gateway.types import JsonValue
 
@@ -35,43 +35,21 @@ class Generations:
         self._retries = retries
 
     async def run(self, job: OpenJob, notes: Notes) -> tuple[str | bytes, ...]:
-        """As Backend. Waits where the upstream cannot be reached, or has too much to do: it has not done anything."""
+        """As Backend. Waits where the upstream cannot be reached, or has too much to do."""
         value: JsonValue = orjson.loads(job.arguments)
         pause_s, lost_calls = self._pause_s, 0
         while True:
             try:
-                status, body = await self._call(job, value, notes)
-            except _NotSent as error:
-                LOG.warning("job %s waits: %s", job.imgid, error)
+                return _images(*await self._service.give(notes, _PATH, value, f"Idempotency-Key: {job.imgid}\r\n"))
+            except NotSent as error:
+                LOG.info("job %s waits: %s", job.imgid, error)
             except GatewayError as error:
                 lost_calls += 1
                 if not self._retries or lost_calls >= _LOST_AT_MOST:
                     raise lost(error) from error
                 LOG.warning("job %s is tried again: %s", job.imgid, error.reason)
-            else:
-                if status != 429:
-                    return _images(status, body)
-                await notes.not_sent()
-                LOG.info("job %s waits: the upstream answered 429", job.imgid)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
-
-    async def _call(self, job: OpenJob, value: JsonValue, notes: Notes) -> tuple[int, bytes]:
-        service = self._service
-        try:
-            link = await service.connect()
-        except GatewayError as error:
-            raise _NotSent(error.reason) from error
-        try:
-            await notes.sending()
-        except BaseException:
-            service.pool.release(link)
-            raise
-        return await service.exchange(link, "POST", _PATH, value, f"Idempotency-Key: {job.imgid}\r\n")
-
-
-class _NotSent(Exception):  # noqa: N818  # what it says is no fault of the job
-    """The upstream cannot be reached."""
 
 
 def _images(status: int, body: bytes) -> tuple[str | bytes, ...]:

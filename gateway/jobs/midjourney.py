@@ -12,10 +12,9 @@ import re
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.jobs.backend import JobFailed, Notes, Service, lost, read_object, refused, text_of
+from gateway.jobs.backend import JobFailed, Notes, NotSent, Service, lost, read_object, refused, text_of
 from gateway.store.jobs import OpenJob
 from gateway.types import JobStatus, JsonValue
-from gateway.upstream.connection import UpstreamConnection
 
 LOG = logging.getLogger("gateway.jobs")
 
@@ -69,17 +68,8 @@ class Midjourney:
         """The task's id. Nothing is tried twice: a proxy that did not answer may have begun."""
         given: dict[str, JsonValue] = orjson.loads(job.arguments)
         rest = {name: value for name, value in given.items() if name not in _NEVER_PASSED}
-        link = await self._connect(job)
-        try:
-            await notes.sending()
-        except BaseException:
-            self._service.pool.release(link)
-            raise
         value: JsonValue = {**rest, "prompt": given.get("prompt", job.prompt), "state": job.imgid}
-        try:
-            status, body = await self._service.exchange(link, "POST", "/mj/submit/imagine", value)
-        except GatewayError as error:
-            raise lost(error) from error
+        status, body = await self._give(job, notes, value)
         answer = read_object(body)
         code, said = answer.get("code"), text_of(answer.get("description"))
         if isinstance(code, bool) or not isinstance(code, int):
@@ -93,20 +83,21 @@ class Midjourney:
             raise JobFailed("4002", f"the backend did not take the job: {said or 'it gave no id'}")
         return task
 
-    async def _connect(self, job: OpenJob) -> UpstreamConnection:
-        """A connection, as soon as the proxy takes one: nothing was sent yet."""
+    async def _give(self, job: OpenJob, notes: Notes, value: JsonValue) -> tuple[int, bytes]:
+        """The proxy's answer, as soon as it takes anything."""
         while True:
             try:
-                return await self._service.connect()
+                return await self._service.give(notes, "/mj/submit/imagine", value)
+            except NotSent as error:
+                LOG.info("job %s waits: %s", job.imgid, error)
             except GatewayError as error:
-                LOG.warning("job %s waits: %s", job.imgid, error.reason)
-                await asyncio.sleep(self._poll_s)
+                raise lost(error) from error
+            await asyncio.sleep(self._poll_s)
 
     async def _fetch(self, job: OpenJob, task: str) -> dict[str, JsonValue]:
         """How the task is; nothing where the proxy cannot say it just now."""
         try:
-            link = await self._service.connect()
-            status, body = await self._service.exchange(link, "GET", f"/mj/task/{task}/fetch")
+            status, body = await self._service.ask(f"/mj/task/{task}/fetch")
         except GatewayError as error:
             LOG.info("job %s cannot be asked about: %s", job.imgid, error.reason)
             return {}

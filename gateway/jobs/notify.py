@@ -67,7 +67,7 @@ class Notifier:
         try:
             async with asyncio.timeout(_ATTEMPT_S):
                 service = Service(target, pool, _MAX_ANSWER_BYTES)
-                status, _ = await service.exchange(await service.connect(), "POST", found[4] or "/", job.document)
+                status, _ = await service.exchange(await pool.connect(), "POST", found[4] or "/", job.document)
         except TimeoutError:
             return f"it took more than {_ATTEMPT_S:g} s"
         except GatewayError as error:

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from time import monotonic
 from typing import Any, TypeVar
 
 from gateway.config import JobsSettings
@@ -23,14 +24,15 @@ from gateway.jobs.notify import Notifier
 from gateway.store.interface import StoreError
 from gateway.store.jobs import JobEnd, OpenJob
 from gateway.store.sqlite import SqliteStore
-from gateway.store.sqlite_jobs import Finish, Mark, Release, Step, Take, Told
+from gateway.store.sqlite_jobs import Finish, Mark, Release, Step, Take, Told, Untold
 from gateway.types import Job, JobStatus
 
 LOG = logging.getLogger("gateway.jobs")
 
 LOOK_S = 5.0
 """So often a process looks for jobs that others have submitted or let go of."""
-UPKEEP_S = 30.0
+UPKEEP_S = 10.0
+PRUNE_S = 3_600.0
 _STORE_PAUSE_S = 1.0
 _INTERRUPTED = (
     "the gateway was stopped while the backend had the job; whether the images were made is unknown, and they are not"
@@ -134,7 +136,7 @@ class Workers:
         """One job, to its end."""
         try:
             end = await self._outcome(job)
-            await self.durably(Finish(job.id, job.account_id, end))
+            await self.durably(Finish(job.id, job.account_id, end, self._node))
             self._changes.tell(job.id)
             LOG.log(logging.DEBUG if end.outcome == "0000" else logging.INFO, "job %s: %s", job.imgid, end.outcome)
         finally:
@@ -192,11 +194,13 @@ class Workers:
 
     async def _keep_up(self) -> None:
         """What has to be done from time to time. Nothing that fails once is the last of it."""
+        prune_at = monotonic()
         while True:
             try:
                 await self._release(own=False)
                 await self._tell_all()
-                if self._settings.keep_days:
+                if self._settings.keep_days and monotonic() >= prune_at:
+                    prune_at = monotonic() + PRUNE_S
                     await asyncio.to_thread(self._files.prune, self._settings.keep_days * 86_400)
             except StoreError as error:
                 LOG.warning("jobs of processes that died wait: %s", error)
@@ -213,7 +217,7 @@ class Workers:
             interrupted = await self._store.step(Release(nodes, self._settings.retry_interrupted))
             for job in interrupted:
                 end = JobEnd("5000", fail_reason=_INTERRUPTED, unknown=True)
-                await self._store.step(Finish(job.id, job.account_id, end))
+                await self._store.step(Finish(job.id, job.account_id, end, self._node))
                 self._changes.tell(job.id)
         if interrupted:
             LOG.warning("%d jobs were interrupted, are unknown and not charged", len(interrupted))
@@ -222,7 +226,9 @@ class Workers:
     async def _tell_all(self) -> None:
         """Has the ends told that are to be told."""
         try:
-            untold = await asyncio.to_thread(self._store.untold_jobs)
+            if not await asyncio.to_thread(self._store.has_untold_jobs):
+                return
+            untold = await self._store.step(Untold(self._node))
         except StoreError as error:
             LOG.warning("the ends of jobs cannot be told: %s", error)
             return

@@ -23,7 +23,8 @@ from gateway.store.nodes import NodeLock
 from gateway.store.pepper import Pepper, load_pepper
 from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
 from gateway.store.sqlite_audit import Audit, read_audit
-from gateway.store.sqlite_jobs import Step, nodes_with_jobs, prune_jobs, read_job, read_jobs, read_untold
+from gateway.store.sqlite_job_list import has_untold, nodes_with_jobs, prune_jobs, read_job, read_jobs
+from gateway.store.sqlite_jobs import Step
 from gateway.store.sqlite_ledger import abandoned, nodes_with_holds, prune, read_keyed
 from gateway.store.sqlite_log import CallConditions, read_calls, read_counts
 from gateway.store.sqlite_writer import Correction, Writer
@@ -115,10 +116,10 @@ class SqliteStore:
         with self._lock, converted_errors():
             return read_jobs(self._connection, account_id, before_id, limit)
 
-    def untold_jobs(self) -> list[tuple[int, str]]:
-        """The jobs whose end is still to be told, and to which address. May block."""
+    def has_untold_jobs(self) -> bool:
+        """Whether the end of some job is still to be told. May block."""
         with self._lock, converted_errors():
-            return read_untold(self._connection)
+            return has_untold(self._connection)
 
     @contextmanager
     def dead_workers(self) -> Iterator[tuple[int, ...]]:

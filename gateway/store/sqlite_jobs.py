@@ -1,4 +1,4 @@
-"""The SQL of image jobs: steps that the writer makes, each whole or not at all, and what is read of them.
+"""The SQL that changes image jobs: steps that the writer makes, each whole or not at all.
 
 A step works within the writer's transaction. It may be made twice, since a commit can succeed and seem to have failed;
 it returns a StoreError where it refuses, and has then changed nothing.
@@ -7,7 +7,6 @@ it returns a StoreError where it refuses, and has then changed nothing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -20,14 +19,13 @@ from gateway.store.counting import Days
 from gateway.store.interface import Settlement, StoreError, TooManyJobsError
 from gateway.store.jobs import JobEnd, NewJob, OpenJob, imgid_of, receipt
 from gateway.store.sqlite_calls import count_call, log_calls
-from gateway.types import CallRecord, Job
+from gateway.types import CallRecord
 
 log = logging.getLogger(__name__)
 
 Result_co = TypeVar("Result_co", covariant=True)
 
 _WORK = "id, account_id, status, prompt, arguments, sent_ms, backend, backend_id"
-_SHOWN = "id, status, progress, prompt, submitted_ms, started_ms, finished_ms, images, fail_reason"
 _INSERT = (
     "INSERT INTO jobs (id, call_id, account_id, prompt, arguments, submitted_ms, notify,"
     " per_call_micros, per_image_micros, extra_micros, translation_micros) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -41,10 +39,23 @@ _NEXT = (
     " FROM jobs WHERE finished_ms IS NULL AND node IS NULL)"
     " SELECT id FROM waiting WHERE place <= ? ORDER BY place, id LIMIT ?"
 )
+# What a backend may have without an id is never among them.
+_LEFT = (
+    "SELECT id FROM jobs WHERE node = ? AND finished_ms IS NULL AND id NOT IN (SELECT value FROM json_each(?))"
+    " AND (sent_ms IS NULL OR backend_id IS NOT NULL)"
+)
 _TAKE = f"UPDATE jobs SET node = ? WHERE id IN (SELECT value FROM json_each(?)) RETURNING {_WORK}"  # noqa: S608  # our own names
 _PRICE = (
     "SELECT call_id, per_call_micros, per_image_micros, extra_micros, translation_micros FROM jobs"
     " WHERE id = ? AND finished_ms IS NULL"
+)
+_LET_TELL = (
+    "UPDATE jobs SET node = NULL WHERE notify IS NOT NULL AND finished_ms IS NOT NULL"
+    " AND node IN (SELECT value FROM json_each(?))"
+)
+_TELL = (
+    "UPDATE jobs SET node = ?1 WHERE notify IS NOT NULL AND finished_ms IS NOT NULL AND (node IS NULL OR node = ?1)"
+    " RETURNING id, notify"
 )
 _HELD = "SELECT request_id, front, method, model, started_us, client_ip, amount_micros FROM holds WHERE call_id = ?"
 
@@ -123,8 +134,7 @@ class Take:
     account_ids: tuple[int, ...] = ()
 
     def apply(self, connection: apsw.Connection, books: Books) -> list[OpenJob]:
-        left = f"SELECT id FROM jobs WHERE node = ? AND {_OPEN} AND id NOT IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
-        ids = [id_ for (id_,) in connection.execute(left, (self.node, _json(self.running)))]
+        ids = [id_ for (id_,) in connection.execute(_LEFT, (self.node, _json(self.running)))]
         query = f"SELECT count(*) FROM jobs WHERE node IS NOT NULL AND {_OPEN}"  # noqa: S608  # as above
         room = max(self.workers - int(connection.execute(query).get), 0)
         ids += [id_ for (id_,) in connection.execute(_NEXT, (self.per_account, room))]
@@ -151,12 +161,13 @@ class Mark:
 class Finish:
     """Ends a job: what it was holding is charged or free again, its call is logged, and its end is there to be seen.
 
-    Returns whether it was open; otherwise nothing changes.
+    Returns whether it was open; otherwise nothing changes. `node` is the one that will tell its address.
     """
 
     id: int
     account_id: int
     end: JobEnd
+    node: int
 
     @property
     def account_ids(self) -> Collection[int]:
@@ -170,10 +181,13 @@ class Finish:
         success = end.outcome == "0000"
         self._settle(connection, books, job)
         connection.execute(
-            "UPDATE jobs SET status = ?, progress = iif(?, 100, progress), node = NULL, finished_ms = ?, images = ?,"
+            "UPDATE jobs SET status = ?, progress = iif(?, 100, progress), node = ?, finished_ms = ?, images = ?,"
             " fail_reason = ? WHERE id = ?",
-            ("SUCCESS" if success else "FAILURE", success, now_ms, _json(end.images), end.fail_reason, self.id),
-        )
+            (
+                "SUCCESS" if success else "FAILURE", success, self.node, now_ms, _json(end.images), end.fail_reason,
+                self.id,
+            ),
+        )  # fmt: skip
         return True
 
     def _settle(self, connection: apsw.Connection, books: Books, job: Sequence[Any]) -> None:
@@ -221,6 +235,7 @@ class Release:
     def apply(self, connection: apsw.Connection, books: Books) -> list[OpenJob]:
         theirs = f"{_OPEN} AND node IN (SELECT value FROM json_each(?))"  # noqa: S608  # as above
         nodes = _json(self.nodes)
+        connection.execute(_LET_TELL, (nodes,))
         if self.again:
             connection.execute(
                 "UPDATE jobs SET node = NULL, sent_ms = NULL, started_ms = NULL, status = 'NOT_START', progress = 0"  # noqa: S608  # as above
@@ -230,6 +245,17 @@ class Release:
         query = f"UPDATE jobs SET node = NULL WHERE {theirs} AND (sent_ms IS NULL OR backend_id IS NOT NULL)"  # noqa: S608  # as above
         connection.execute(query, (nodes,))
         return [_open_job(row) for row in connection.execute(f"SELECT {_WORK} FROM jobs WHERE {theirs}", (nodes,))]  # noqa: S608  # as above
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Makes a node the one that tells the ends that nobody else does; the jobs and addresses that it is to tell."""
+
+    node: int
+    account_ids: tuple[int, ...] = ()
+
+    def apply(self, connection: apsw.Connection, books: Books) -> list[tuple[int, str]]:
+        return sorted((id_, url) for id_, url in connection.execute(_TELL, (self.node,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,40 +269,6 @@ class Told:
         connection.execute("UPDATE jobs SET notify = NULL WHERE id = ?", (self.id,))
 
 
-def read_job(connection: apsw.Connection, number: int, account_id: int | None) -> Job | None:
-    """A job, of this account where one is given."""
-    query = f"SELECT {_SHOWN} FROM jobs WHERE id = ? AND account_id = coalesce(?, account_id)"  # noqa: S608  # as above
-    row = connection.execute(query, (number, account_id)).fetchone()
-    return None if row is None else _job(row)
-
-
-def read_jobs(connection: apsw.Connection, account_id: int, before_id: int | None, limit: int) -> list[Job]:
-    """An account's jobs, newest first: those below `before_id` where it is given."""
-    query = f"SELECT {_SHOWN} FROM jobs WHERE account_id = ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608  # as above
-    before = 2**63 - 1 if before_id is None else before_id
-    return [_job(row) for row in connection.execute(query, (account_id, before, limit))]
-
-
-def read_untold(connection: apsw.Connection) -> list[tuple[int, str]]:
-    """The jobs that have ended and whose address is still to be told of it."""
-    query = "SELECT id, notify FROM jobs WHERE notify IS NOT NULL AND finished_ms IS NOT NULL ORDER BY id"
-    return [(id_, url) for id_, url in connection.execute(query)]
-
-
-def nodes_with_jobs(connection: apsw.Connection) -> set[int]:
-    """The nodes that work on jobs, or did."""
-    query = f"SELECT DISTINCT node FROM jobs WHERE node IS NOT NULL AND {_OPEN}"  # noqa: S608  # as above
-    return {node for (node,) in connection.execute(query)}
-
-
-def prune_jobs(connection: apsw.Connection, keep_s: float, limit: int) -> bool:
-    """Deletes a few of the jobs that ended so long ago; whether there may be more."""
-    before_ms = int((time.time() - keep_s) * 1000)
-    query = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_ms < ? ORDER BY finished_ms LIMIT ?)"
-    connection.execute(query, (before_ms, limit))
-    return connection.changes() >= limit
-
-
 def _json(values: object) -> str:
     return orjson.dumps(values).decode()
 
@@ -288,11 +280,3 @@ def _id_of(job: OpenJob) -> int:
 def _open_job(row: Sequence[Any]) -> OpenJob:  # Any: the table is STRICT, and SQLite vouches for the types
     id_, account_id, status, prompt, arguments, sent_ms, backend, backend_id = row
     return OpenJob(id_, account_id, status, prompt, arguments.encode(), sent_ms, backend, backend_id)
-
-
-def _job(row: Sequence[Any]) -> Job:  # Any: as above
-    id_, status, progress, prompt, submitted_ms, started_ms, finished_ms, images, fail_reason = row
-    names = tuple(orjson.loads(images))
-    return Job(
-        imgid_of(id_), status, progress, prompt, submitted_ms, started_ms, finished_ms, names, fail_reason
-    )  # fmt: skip
