@@ -527,6 +527,26 @@ async def test_sigterm_waits_for_an_upstream_s_images_and_a_drain_that_is_too_sh
     assert "the gateway was stopped" in job["failReason"]
 
 
+async def test_who_waits_for_a_job_does_not_hold_up_a_drain() -> None:
+    with gateway_before_chaos("[server]\ndrain_s = 20.0\n[jobs]\nworkers = 1") as running:
+        async with upstream(running, json_answer({}, 429)):
+            imgid = await submit(running)
+            waiting = asyncio.create_task(get(running, imgid, wait="20"))
+            streaming = asyncio.create_task(ask(running, "images/get", imgid=imgid, stream="true"))
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            running.process.terminate()
+            assert (await waiting)["finishTime"] is None
+            cut = await streaming
+            assert not cut.complete
+            assert b'"code":"4009"' in cut.body
+            await asyncio.to_thread(running.process.wait)
+            assert time.monotonic() - began < 5
+        await asyncio.to_thread(running.restart)
+        async with upstream(running, json_answer(DONE)):
+            assert (await ended(running, imgid))["status"] == "SUCCESS"
+
+
 async def test_a_prompt_is_translated_at_the_submission_and_shown_as_it_was_written() -> None:
     runner, base_url = await start("127.0.0.1", 0, UPSTREAM_KEY, pace_s=0)
     try:

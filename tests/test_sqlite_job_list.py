@@ -13,7 +13,7 @@ from tests.test_sqlite_jobs import BASE, DONE, acme, new_job, store
 __all__ = ["acme", "store"]  # fixtures
 
 
-async def test_an_account_sees_its_own_newest_first(store: SqliteStore, acme: Account) -> None:  # noqa: F811  # the fixture
+async def test_an_account_sees_its_own_newest_first(store: SqliteStore, acme: Account) -> None:
     other = store.accounts.add(Account(0, "other", "other-key", bytes(32), balance_micros=1_000))
     for number, account in enumerate((acme, other, acme, acme), start=1):
         await store.step(Submit(new_job(account, number)))
@@ -24,7 +24,7 @@ async def test_an_account_sees_its_own_newest_first(store: SqliteStore, acme: Ac
     assert store.job(BASE + 9) is None
 
 
-async def test_old_ends_are_deleted_and_open_jobs_stay(store: SqliteStore, acme: Account) -> None:  # noqa: F811  # as above
+async def test_old_ends_are_deleted_and_open_jobs_stay(store: SqliteStore, acme: Account) -> None:
     for number in (1, 2):
         await store.step(Submit(new_job(acme, number)))
     await store.step(Finish(BASE + 1, acme.id, DONE, 1))

@@ -18,15 +18,22 @@ class Changes:
     def __init__(self) -> None:
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._of_account: Counter[int] = Counter()
+        self.is_over = False
 
     def tell(self, number: int) -> None:
         """A job has changed."""
         for event in self._waiting.get(number, ()):
             event.set()
 
+    def end(self) -> None:
+        """Nobody is to wait any more: the process is about to end."""
+        self.is_over = True
+        for number in self._waiting:
+            self.tell(number)
+
     def enter(self, account_id: int) -> bool:
         """Whether one more call of the account may wait; then it has to `leave`."""
-        if self._of_account[account_id] >= _MOST_OF_ONE:
+        if self.is_over or self._of_account[account_id] >= _MOST_OF_ONE:
             return False
         self._of_account[account_id] += 1
         return True

@@ -79,7 +79,7 @@ class Desk:
             return job
         event = self._changes.listen(number)
         try:
-            while job is not None and not job.is_over and (left_s := until - monotonic()) > 0:
+            while not (job is None or job.is_over or self._changes.is_over) and (left_s := until - monotonic()) > 0:
                 await self._changes.wait(event, left_s)
                 job = await self._read(number, account_id)
         finally:
@@ -88,8 +88,8 @@ class Desk:
         return job
 
     async def changes(self, account_id: int, imgid: str) -> AsyncIterator[Job]:
-        """A job of this account as it is now, and whenever it has changed, up to its end. Raises 4000, and 4008 where
-        too many calls of the account do this.
+        """A job of this account as it is now, and whenever it has changed, up to its end. Raises 4000, 4008 where too
+        many calls of the account do this, and 4009 when the process is about to end.
         """
         job = await self._read(int(imgid), account_id) if _IMGID.fullmatch(imgid) else None
         if job is None:
@@ -101,6 +101,8 @@ class Desk:
         try:
             yield job
             while not job.is_over:
+                if self._changes.is_over:
+                    raise GatewayError("4009", "the gateway is being stopped; ask again")
                 await self._changes.wait(event, MAX_WAIT_S)
                 now = await self._read(number, account_id)
                 if now is None:

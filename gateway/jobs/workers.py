@@ -85,8 +85,9 @@ class Workers:
         self._wake.set()
 
     def drain(self) -> None:
-        """Takes no more jobs; those under way go on."""
+        """Takes no more jobs, and lets nobody wait any longer; those under way go on."""
         self._draining = True
+        self._changes.end()
         self._wake.set()
 
     async def stop(self) -> None:
