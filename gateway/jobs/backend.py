@@ -80,7 +80,7 @@ class Service:
         """The answer to a POST that must not be made twice, noted before it leaves. Raises NotSent; a GatewayError
         tells that nobody knows what became of it.
 
-        Its connection is a new one: the backend may be about to close one that is kept.
+        Its connection is a new one, and not kept: the backend may be about to close one that is.
         """
         try:
             link = await self.pool.connect()
@@ -95,7 +95,10 @@ class Service:
             self.pool.release(link)
             await notes.not_sent()
             raise NotSent("the backend closed the connection")
-        status, body = await self.exchange(link, "POST", path, value, fields)
+        try:
+            status, body = await self.exchange(link, "POST", path, value, f"{fields}Connection: close\r\n")
+        finally:
+            link.abort()
         if status == 429:
             await notes.not_sent()
             raise NotSent("the backend answered 429")
