@@ -36,6 +36,9 @@ from gateway.fronts.native import error_object
 from gateway.fronts.reading import Known
 from gateway.fronts.writing import Writing
 from gateway.ids import CallIds, microseconds_of
+from gateway.jobs.files import PATH as FILES_PATH
+from gateway.jobs.office import Office, open_office
+from gateway.jobs.serving import send_file
 from gateway.limits import MemoryLimits
 from gateway.login_guard import LoginGuard
 from gateway.logs import configure_logging
@@ -75,17 +78,19 @@ PASSED_HEADERS = (
 class Application:
     """The running gateway: requests by path to the road, health and readiness, and the drain."""
 
-    def __init__(self, settings: Settings, road: Road) -> None:
+    def __init__(self, settings: Settings, road: Road, jobs: Office | None) -> None:
         self._settings = settings
         self._road = road
+        self._jobs = jobs
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.server.trusted_proxies)
         self.draining = False
         self._answering = 0
 
     @property
     def under_way(self) -> int:
-        """Calls that are not over, those among them whose clients have left."""
-        return self._answering + len(self._road.reading_on)
+        """Calls that are not over, those among them whose clients have left, and jobs that would be lost."""
+        jobs = self._jobs.workers.under_way if self._jobs is not None else 0
+        return self._answering + len(self._road.reading_on) + jobs
 
     async def finish(self) -> None:
         """Once every connection was ended: waits until their calls have heard of it, and settles what is read on.
@@ -157,6 +162,8 @@ class Application:
             return client.send(200 if ready else 503, "text/plain", why)
         if path == "/openai/api_call.php":
             return self._road.custom(client, "openai", None)
+        if path.startswith(FILES_PATH):
+            return send_file(client, self._jobs.files if self._jobs is not None else None)
         segments = path.strip("/").split("/")
         if len(segments) == 2 and all(segments):
             return self._road.custom(client, segments[0], segments[1])
@@ -226,8 +233,9 @@ async def serve(
         cache = _cache(settings, upstreams[""].pool, store)
         stack.callback(cache.close)
         await cache.open()
-        road = _road(settings, plugins, accounts, upstreams, store, translation, cache)
-        application = Application(settings, road)
+        jobs = _jobs(settings, store, stack)
+        road = _road(settings, plugins, accounts, upstreams, store, translation, cache, jobs)
+        application = Application(settings, road, jobs)
         stack.push_async_callback(application.finish)
         server = Server(application.handle, application.handle_plain, settings.server)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
@@ -237,6 +245,9 @@ async def serve(
         listener = _listen(settings.server.host, settings.server.port)
         site = web.SockSite(runner, listener, backlog=4096)
         await site.start()
+        if jobs is not None:
+            jobs.files.base_url = jobs.files.base_url or _address(listener)
+            await jobs.workers.start()
         if ready is not None:
             ready(_address(listener))
         if not len(accounts):
@@ -244,6 +255,8 @@ async def serve(
         gc.collect()
         gc.freeze()  # what start-up made stays: no later collection looks at it again
         await stop.wait()
+        if jobs is not None:
+            jobs.workers.drain()
         await _drain(application, server, site, settings.server.drain_s)
 
 
@@ -292,6 +305,7 @@ def _road(
     store: SqliteStore,
     translation: Translation,
     cache: Cache,
+    jobs: Office | None,
 ) -> Road:
     """The road; `upstreams` by name, the first one without."""
     defaults = settings.defaults
@@ -325,7 +339,12 @@ def _road(
             defaults.lang,
         ),
         own=OwnMethods(
-            plugins.methods, store, accounts.counts, limits.running, PageTokens(store.pepper.key_for("page tokens"))
+            plugins.methods,
+            store,
+            accounts.counts,
+            limits.running,
+            PageTokens(store.pepper.key_for("page tokens")),
+            jobs=None if jobs is None else jobs.desk,
         ),
         store=store,
         guard=LoginGuard(settings.limits.failed_logins_per_minute),
@@ -344,6 +363,13 @@ def _billing(settings: Settings, store: SqliteStore) -> Billing:
     counter = counter_of(charging.tokenizer)
     translations = translation_price(settings.translation) if settings.translation.charged else None
     return Billing(prices, charging, settings.idempotency, _upstream(settings), counter, store, translations)
+
+
+def _jobs(settings: Settings, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Office | None:
+    """What image jobs need; None where the operator wants none."""
+    upstream = _upstream(settings, settings.jobs.upstream)
+    key = api_key(settings.jobs if settings.jobs.backend == "midjourney" else upstream, os.environ)
+    return open_office(settings, store, upstream, key, stack)
 
 
 def _interpreter(settings: Settings, stack: contextlib.AsyncExitStack) -> Interpreter | None:

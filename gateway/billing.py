@@ -200,13 +200,14 @@ class Billing:
         detour: Detour | None = None,
         with_answer: bool = False,
         with_prompt: bool = False,
+        opens_job: bool = False,
     ) -> Bill | None:
         """The bill of a call; None for one that pays nothing and is not watched. 4010 for one without a price.
 
         `call` goes to `upstream` (None: the first), on a `detour` perhaps. `with_answer`, `with_prompt`: whether those
-        may be translated.
+        may be translated. `opens_job`: it may submit an image job, which is paid for whatever the call's verb is.
         """
-        price = self._price(account, call, upload=upload) if self.prices else None
+        price = self._price(account, call, upload=upload, opens_job=opens_job) if self.prices else None
         at_most_micros = translation_micros = 0
         if price is not None:
             running = self.charging.running_tokens if self._holds_running(call) else None
@@ -226,7 +227,7 @@ class Billing:
         bill.translation_micros = min(translation_micros, at_most_micros)
         return bill
 
-    def _price(self, account: Account, call: Call, *, upload: bool) -> Price | None:
+    def _price(self, account: Account, call: Call, *, upload: bool, opens_job: bool) -> Price | None:
         """The call's price; of an upload that does not tell its model, the highest that it may have."""
         model = call.arguments.model
         if upload and model is None:
@@ -234,10 +235,10 @@ class Billing:
             price = max(possible, key=lambda each: each.cost(greatest_use(each, call, upload=True)), default=None)
         else:
             price = self.prices.find(account.price_list, call.method, model)
-        if price is None and self.charging.unpriced == "refused" and _costs_upstream(call):
+        if price is None and self.charging.unpriced == "refused" and (opens_job or _costs_upstream(call)):
             of = f" of the model {model}" if model is not None else ""
             raise GatewayError("4010", f"the operator has set no price for this method{of}", param="model")
-        if price is not None and call.verb in _READING:
+        if price is not None and call.verb in _READING and not opens_job:
             return Price(per_call=price.per_call)
         if price is not None and price.counts_tokens and call.arguments.values.get("background") not in (None, False):
             # Its usage would be told to whoever asks for it later, and to nobody else.
@@ -268,15 +269,22 @@ class Billing:
             await self.books.hold(hold)
         except InsufficientBalanceError:
             bill.held_micros = None
-            most = amount_text(amount)
-            raise GatewayError(
-                "4016", f"the call may cost {most}, which the balance does not cover; a lower max_tokens holds less"
-            ) from None
+            raise not_covered(amount, "; a lower max_tokens holds less") from None
         except KeyTakenError:
             bill.held_micros = None
             raise key_in_use() from None
         except StoreError as error:
             raise GatewayError("4000", "the books cannot be written, so that nothing can be charged") from error
+
+    @staticmethod
+    async def check_covered(bill: Bill, account_now: Callable[[int], Account]) -> None:
+        """Raises 4016 where the balance does not cover a call by far; `account_now` may block."""
+        try:
+            now = await asyncio.to_thread(account_now, bill.account.id)
+        except StoreError as error:
+            raise GatewayError("4000", "the books cannot be read") from error
+        if bill.at_most_micros > max(now.balance_micros - now.held_micros, 0):
+            raise not_covered(bill.at_most_micros)
 
     def asks_usage(self, bill: Bill) -> bool:
         """Whether the upstream is asked for the usage of a stream on our own account."""
@@ -423,6 +431,12 @@ def fingerprint(call: Call, detour: Detour | None = None) -> bytes:
     for part in parts:
         digest.update(b"%d:%b" % (len(part), part))
     return digest.digest()
+
+
+def not_covered(amount_micros: int, hint: str = "") -> GatewayError:
+    """The refusal of a call that may cost more than there is."""
+    most = amount_text(amount_micros)
+    return GatewayError("4016", f"the call may cost {most}, which the balance does not cover{hint}")
 
 
 def key_in_use() -> GatewayError:

@@ -25,6 +25,7 @@ from gateway.config_checks import (
     cidr_fault,
     code_fault,
     header_fault,
+    host_fault,
     libretranslate_url_fault,
     method_glob_fault,
     name_fault,
@@ -206,6 +207,27 @@ class CacheSettings(Section, frozen=True):
     charged_percent: Annotated[int, Meta(ge=0, le=100)] = 100  # of the price, for an answer that was kept
 
 
+class JobsSettings(Section, frozen=True):
+    """Image jobs: who makes the images, how many at a time, and where what becomes of them is kept and told."""
+
+    backend: Literal["images", "midjourney", "none"] = "images"
+    upstream: str = ""  # by name; empty: the first
+    url: str = ""  # of the Midjourney proxy
+    api_key_env: str = ""
+    api_key_file: str = ""
+    workers: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    per_account: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    most_open: Annotated[int, Meta(ge=1, le=10_000_000)] = 1_000  # of one account
+    timeout_s: PositiveSeconds = 600.0
+    poll_s: PositiveSeconds = 2.0
+    retry_interrupted: bool = False
+    notify_hosts: tuple[str, ...] = ()
+    data_dir: str = ""  # empty: beside the database
+    public_url: str = ""  # of the gateway, as clients reach it; empty: where it listens
+    link_hours: Annotated[float, Meta(gt=0, le=87_600)] = 24.0
+    keep_days: Days = 30.0  # 0: for ever
+
+
 class DefaultsSettings(Section, frozen=True):
     """What a call gets that does not say."""
 
@@ -271,6 +293,7 @@ class Settings(Section, frozen=True):
     idempotency: IdempotencySettings = IdempotencySettings()
     translation: TranslationSettings = TranslationSettings()
     cache: CacheSettings = CacheSettings()
+    jobs: JobsSettings = JobsSettings()
     defaults: DefaultsSettings = DefaultsSettings()
     methods: MethodsSettings = MethodsSettings()
     plugins: PluginsSettings = PluginsSettings()
@@ -303,6 +326,7 @@ def examine_settings(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
     named = {
         settings.store.pepper_env,
         settings.translation.api_key_env,
+        settings.jobs.api_key_env,
         *(upstream.api_key_env for upstream in settings.upstream),
     }
     for variable in sorted(unknown_variables - named):
@@ -310,12 +334,13 @@ def examine_settings(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
     return settings, source.faults
 
 
-def api_key(settings: UpstreamSettings | TranslationSettings, environ: Mapping[str, str]) -> str:
+def api_key(settings: UpstreamSettings | TranslationSettings | JobsSettings, environ: Mapping[str, str]) -> str:
     """The key for an upstream or an engine, `""` where the configuration names none (one that asks for none).
 
     Raises ConfigurationError, which names the variable or the file and never what is in it.
     """
-    whose = f"upstream {settings.name}" if isinstance(settings, UpstreamSettings) else "translation"
+    section = "jobs" if isinstance(settings, JobsSettings) else "translation"
+    whose = f"upstream {settings.name}" if isinstance(settings, UpstreamSettings) else section
     if settings.api_key_file:
         where = f"the file {settings.api_key_file}"
         try:
@@ -339,6 +364,12 @@ def api_key(settings: UpstreamSettings | TranslationSettings, environ: Mapping[s
 def store_path(settings: Settings) -> Path:
     """The SQLite database's file."""
     return Path(settings.store.url.removeprefix(_SQLITE))
+
+
+def jobs_directory(settings: Settings) -> Path:
+    """Where the images of jobs are kept that came as data."""
+    path = store_path(settings)
+    return Path(settings.jobs.data_dir) if settings.jobs.data_dir else path.with_name(f"{path.name}.files")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -441,6 +472,13 @@ def _locate(settings: Settings, source: Source, environ: Mapping[str, str]) -> S
         store=msgspec.structs.replace(store, url=url, pepper_file=source.path(store.pepper_file)),
         plugins=msgspec.structs.replace(settings.plugins, directory=source.path(settings.plugins.directory)),
         cache=msgspec.structs.replace(settings.cache, disk_file=source.path(settings.cache.disk_file)),
+        jobs=msgspec.structs.replace(
+            settings.jobs,
+            url=settings.jobs.url.rstrip("/"),
+            public_url=settings.jobs.public_url.rstrip("/"),
+            api_key_file=source.path(settings.jobs.api_key_file),
+            data_dir=source.path(settings.jobs.data_dir),
+        ),
         translation=msgspec.structs.replace(
             settings.translation,
             url=settings.translation.url.rstrip("/"),
@@ -494,6 +532,7 @@ def _check(settings: Settings, source: Source) -> None:
         ("charging.charged", settings.charging.charged, code_fault),
         ("methods.through_chat", settings.methods.through_chat, through_chat_fault),
         *_translation_checks(settings.translation, partial(_upstream_fault, settings)),
+        *_jobs_checks(settings.jobs, [upstream.name for upstream in settings.upstream]),
     ]
     for i, alias in enumerate(settings.alias):
         checks.append((f"alias[{i}].upstream", [alias.upstream], partial(_upstream_fault, settings)))
@@ -552,6 +591,30 @@ def _translation_checks(translation: TranslationSettings, upstream_fault: Callab
         ("translation.api_key_file", [translation.api_key_file], path_fault),
         ("translation.api_key_file", [translation.api_key_file], one_key_too_many),
         *((f"translation.{name}", [amount], amount_fault) for name, amount in zip(names, amounts, strict=True)),
+    ]
+
+
+def _jobs_checks(jobs: JobsSettings, upstreams: Sequence[str]) -> list[_Check]:
+    def upstream_fault(name: str) -> str | None:
+        return None if not name or name in upstreams else f"no upstream is named {name!r}"
+
+    def url_fault(url: str) -> str | None:
+        if jobs.backend != "midjourney":
+            return None
+        return base_url_fault(url) if url else "expected where the Midjourney proxy is, since it is the backend"
+
+    def one_key_too_many(file: str) -> str | None:
+        return "api_key_env is given too: give one of them" if file and jobs.api_key_env else None
+
+    return [
+        ("jobs.upstream", [jobs.upstream], upstream_fault),
+        ("jobs.url", [jobs.url], url_fault),
+        ("jobs.api_key_env", [jobs.api_key_env], variable_fault),
+        ("jobs.api_key_file", [jobs.api_key_file], path_fault),
+        ("jobs.api_key_file", [jobs.api_key_file], one_key_too_many),
+        ("jobs.notify_hosts", jobs.notify_hosts, host_fault),
+        ("jobs.data_dir", [jobs.data_dir], path_fault),
+        ("jobs.public_url", [jobs.public_url] if jobs.public_url else [], base_url_fault),
     ]
 
 

@@ -65,6 +65,12 @@ def header_fault(name: str) -> str | None:
     return f"{name} is never passed on" if name.lower() in _NEVER_PASSED else None
 
 
+def host_fault(host: str) -> str | None:
+    if re.fullmatch(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", host):
+        return None
+    return f"expected a host in lower case, with its port where that is not the usual one, found {host[:80]!r}"
+
+
 def cidr_fault(text: str) -> str | None:
     try:
         ip_network(text)

@@ -12,13 +12,13 @@ Each hook is called once, at start, and fills a table; the road of a call never 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pluggy
 
-from gateway.types import Account, Balance, Call, CallRecord, Document, JsonValue, TranslationContext
+from gateway.types import Account, Balance, Call, CallRecord, Document, Job, JsonValue, TranslationContext
 
 PROJECT = "gateway"
 
@@ -75,6 +75,26 @@ class MethodContext(Protocol):
         A row is written within a fraction of a second after its call has ended.
         """
 
+    async def submit_job(self, prompt: str, arguments: Mapping[str, JsonValue], notify: str | None = None) -> JsonValue:
+        """Makes an image job of this call, which is what `opens_jobs` is for, and returns the answer to give:
+        `{"imgid": …}`. It is on the disk by then, and kept under the call's idempotency key.
+
+        `arguments` are for the backend, `prompt` is shown to the caller. Where prompts are translated, the translation
+        takes the place of an argument `prompt` that is the same text. `notify` is an address to be told of the end.
+        MethodRefused 4003 for an address that the operator does not allow; errors of the call's own, such as 4016.
+        """
+
+    async def job(self, imgid: str, wait_s: float = 0.0) -> Job | None:
+        """An image job of the account; None where it has no such. Waits so long, and half a minute at most, for its
+        end.
+        """
+
+    def job_changes(self, imgid: str) -> AsyncIterator[Job]:
+        """The same as it is now, and then whenever it has changed, up to its end. Nothing where there is no such."""
+
+    async def jobs(self, before_id: int | None, limit: int) -> Sequence[Job]:
+        """The account's image jobs, newest first: at most `limit`, those whose number is below `before_id`."""
+
     def page_token(self, position: int) -> str:
         """A token for a place in this method's list (a call's id, say; 64 bits with sign). Safe in URLs."""
 
@@ -89,10 +109,16 @@ class MethodSpec:
     `name` is `word/word`, and does not begin with `v1/`, which is the upstream's. `handle` returns the value of the
     envelope's `response`, as a JSON value or as JSON text in bytes. It refuses a call with gateway.types.MethodRefused;
     whatever else it raises, and more than 30 seconds, is 4000. It runs in the event loop: it awaits, and never blocks.
+
+    `stream`, where given, answers calls with `stream: true`: each value becomes an event, and `[DONE]` the last one.
+    Until the first value it may refuse the call as `handle` does. `opens_jobs`: the method's price is not that of the
+    call but of the job that it submits.
     """
 
     name: str
     handle: Callable[[Call, MethodContext], Awaitable[JsonValue | bytes]]
+    stream: Callable[[Call, MethodContext], AsyncIterator[JsonValue]] | None = None
+    opens_jobs: bool = False
 
 
 class GatewaySpec:

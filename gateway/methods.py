@@ -63,10 +63,10 @@ _WITH_ID = tuple(
 _MODEL = re.compile(r"v1/models/.+")
 
 TEXT_ARGUMENTS = frozenset({
-    "after", "background", "before", "encoding_format", "input", "instruction", "instructions", "language", "model",
-    "moderation", "name", "order", "output_format", "pageToken", "previous_response_id", "prompt", "prompt_cache_key",
-    "purpose", "quality", "reasoning_effort", "safety_identifier", "service_tier", "size", "style", "suffix", "user",
-    "voice",
+    "after", "background", "before", "encoding_format", "imgid", "input", "instruction", "instructions", "language",
+    "model", "moderation", "name", "notify", "order", "output_format", "pageToken", "previous_response_id", "prompt",
+    "prompt_cache_key", "purpose", "quality", "reasoning_effort", "safety_identifier", "service_tier", "size",
+    "style", "suffix", "user", "voice",
 })  # fmt: skip
 """Arguments that OpenAI, or a method of ours, types as strings: given flat they stay text, whatever they look like."""
 
@@ -91,13 +91,13 @@ def is_relayed(name: str) -> bool:
 
 
 def is_counted(name: str) -> bool:
-    """Whether calls of the method count against quotas. What an account is told of itself is free."""
-    return not name.startswith("account/")
+    """Whether calls of the method count against quotas. What an account is told of itself and its jobs is free."""
+    return not name.startswith("account/") and name != "images/get"
 
 
 def is_given_to_all(name: str) -> bool:
     """Whether every account has the method: one can always see what it has, whatever else it may call."""
-    return name.startswith("account/")
+    return not is_counted(name)
 
 
 def check_name(name: str) -> str:

@@ -8,6 +8,7 @@ from gateway.errors import ERROR_CODES, ErrorCode
 from gateway.types import Account, Call, CallRecord, Settled, Usage
 
 if TYPE_CHECKING:
+    from gateway.job_opening import JobOpening
     from gateway.limits import Slot
     from gateway.settling import Settler
 
@@ -54,7 +55,7 @@ class Progress:
     and `made_of` what it was made of where it was kept as the other of stream and whole. `translating` is None where no
     text is to be translated; `memory_only`: only what is remembered is, since nobody would pay for more. `logged` is
     the row that was settled before the answer's end. `detached`: the client has left, and what the upstream still sends
-    is read to its end.
+    is read to its end. `opening` is there where the call may submit a job, which then takes over its end.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Progress:
         "logged",
         "made_of",
         "memory_only",
+        "opening",
         "outcome",
         "replayed",
         "request_id",
@@ -113,6 +115,7 @@ class Progress:
         self.replayed: tuple[str, int] | None = None
         self.detached = False
         self.memory_only = False
+        self.opening: JobOpening | None = None
 
     @property
     def ids(self) -> tuple[str, str]:

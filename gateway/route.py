@@ -33,11 +33,12 @@ from gateway.fronts.client import Client
 from gateway.fronts.reading import Authenticate, Known, Reading, Upload
 from gateway.fronts.writing import Writer, Writing
 from gateway.ids import CallIds
+from gateway.job_opening import JobOpening, opening_of
 from gateway.limits import Limits
 from gateway.login_guard import LoginGuard
 from gateway.logs import log_access, log_failure
 from gateway.methods import is_counted, is_relayed, matches_any
-from gateway.own_methods import OwnMethods
+from gateway.own_methods import OwnMethods, refuse_files
 from gateway.progress import SUCCESS, Progress
 from gateway.settling import Settler, raw_answer
 from gateway.spooling import Spool
@@ -178,9 +179,12 @@ class Road:
             progress.cache, progress.age_s, progress.made_of = "hit", kept.age_s, kept.made_of
             if settler is not None:
                 settler.bill.discount(self.cache.settings.charged_percent)
-        if settler is not None and settler.bill.holds and settler.bill.held_micros is None:
+        own = call.method in self.own.specs
+        if own and self.own.opens_job(call.method):
+            progress.opening = await self._opening(account, call, settler, progress)
+        elif settler is not None and settler.bill.holds and settler.bill.held_micros is None:
             await self.billing.hold(settler.bill, progress.started_at)
-        if call.method in self.own.specs:
+        if own:
             await self._answer_ourselves(client, progress, account, reading)
             return
         arguments = call.arguments
@@ -263,6 +267,7 @@ class Road:
             detour=reading.detour,
             with_answer=self.translation.may_translate(call),
             with_prompt=self.translation.wants_prompt(account, call),
+            opens_job=self.own.opens_job(call.method),
         )
         if bill is None:
             return None
@@ -301,12 +306,35 @@ class Road:
         return True
 
     async def _answer_ourselves(self, client: Client, progress: Progress, account: Account, reading: Reading) -> None:
-        answer = await self.own.answer(reading.call, account, has_files=reading.upload is not None)
+        if self.own.streams(reading.call):
+            await self._stream_ourselves(client, progress, account, reading)
+            return
+        answer = await self.own.answer(
+            reading.call, account, has_files=reading.upload is not None, opening=progress.opening
+        )
         if progress.settler is not None:
             progress.settler.keep(answer.status, answer.content_type, answer.fields, answer.body)
         await Writer(self.writing, client, progress, self.accounts).whole(answer)
         if progress.settler is None:
             progress.usage = None  # whatever a plugin's answer tells of some usage, it is not this call's
+
+    async def _stream_ourselves(self, client: Client, progress: Progress, account: Account, reading: Reading) -> None:
+        refuse_files(reading.call, has_files=reading.upload is not None)
+        pool = self.upstream.pool
+        link = alone(pool, self.own.events(reading.call, account))
+        try:
+            await self._deliver(client, progress, reading, link, await link.answer())
+        finally:
+            pool.release(link)
+
+    async def _opening(self, account: Account, call: Call, settler: Settler | None, progress: Progress) -> JobOpening:
+        """What a job of this call will be made with, its prompt translated where that is wanted. GatewayError 4016."""
+        bill, prompt = None if settler is None else settler.bill, None
+        if self.translation.wants_prompt(account, call):
+            if bill is not None:
+                await self.billing.check_covered(bill, self.store.account)
+            prompt = str((await self.translation.prompt(call, progress)).values["prompt"])
+        return opening_of(self.billing, bill, account, call, progress, prompt)
 
     def _wish(self, client: Client, account: Account, reading: Reading) -> Wish | None:
         """What a call may have of the cache. One that is told apart by its key has a memory of its own."""
@@ -463,7 +491,9 @@ class Road:
             settler = progress.settler
             if settler is not None:
                 settler.reckon()
-            if settler is None or settler.bill.held_micros is None:
+            if progress.opening is not None and progress.opening.opened:  # its row is written when the job has ended
+                record = progress.record(account, monotonic(), client.sent_status, client.sent_at, client.sent_bytes)
+            elif settler is None or settler.bill.held_micros is None:
                 record = progress.record(account, monotonic(), client.sent_status, client.sent_at, client.sent_bytes)
                 self.store.append(record)
             else:

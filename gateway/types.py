@@ -223,3 +223,44 @@ class Balance:
     @property
     def available_micros(self) -> int:
         return self.balance_micros - self.held_micros
+
+
+JobStatus: TypeAlias = Literal["NOT_START", "SUBMITTED", "IN_PROGRESS", "SUCCESS", "FAILURE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image job as its account sees it. Times are milliseconds since the epoch, None as long as they are to come.
+
+    `images` are addresses, the first of them the most important; `fail_reason` is empty unless the job has failed.
+    """
+
+    imgid: str  # 16 digits, rising with the time of the submission
+    status: JobStatus
+    progress_percent: int
+    prompt: str  # as the caller wrote it
+    submitted_ms: int
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    images: tuple[str, ...] = ()
+    fail_reason: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.finished_ms is not None
+
+    @property
+    def document(self) -> JsonValue:
+        """The job as clients are told of it (contract, section 7)."""
+        return {
+            "imgid": self.imgid,
+            "status": self.status,
+            "progress": f"{self.progress_percent}%",
+            "prompt": self.prompt,
+            "submitTime": self.submitted_ms,
+            "startTime": self.started_ms,
+            "finishTime": self.finished_ms,
+            "imageUrl": self.images[0] if self.images else None,
+            "images": list(self.images),
+            "failReason": self.fail_reason or None,
+        }

@@ -1,4 +1,6 @@
-"""What an account is told of itself: `account/balance` is its money and its limits, `account/calls` its call log."""
+"""What an account is told of itself: `account/balance` is its money and its limits, `account/calls` its call log,
+`account/jobs` its image jobs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ DEFAULT_LIMIT = 20
 
 @hookimpl
 def gateway_methods() -> list[MethodSpec]:
-    return [MethodSpec("account/balance", balance), MethodSpec("account/calls", calls)]
+    return [
+        MethodSpec("account/balance", balance),
+        MethodSpec("account/calls", calls),
+        MethodSpec("account/jobs", jobs),
+    ]
 
 
 async def balance(call: Call, context: MethodContext) -> JsonValue:
@@ -43,6 +49,15 @@ async def calls(call: Call, context: MethodContext) -> JsonValue:
     page = records[:limit]
     following = context.page_token(page[-1].id) if len(records) > limit else None
     return {"calls": [_row(record) for record in page], "nextPageToken": following}
+
+
+async def jobs(call: Call, context: MethodContext) -> JsonValue:
+    """A page of the image jobs, as `calls` of the log."""
+    limit, before_id = _limit(call), _before_id(call, context)
+    found = await context.jobs(before_id, limit + 1)
+    page = found[:limit]
+    following = context.page_token(int(page[-1].imgid)) if len(found) > limit else None
+    return {"jobs": [job.document for job in page], "nextPageToken": following}
 
 
 def _limit(call: Call) -> int:

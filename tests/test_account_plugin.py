@@ -290,7 +290,7 @@ async def test_a_stranger_and_a_stopped_account_are_told_nothing(own_gateway: Ga
 
 async def test_there_is_no_such_method_but_these(own_gateway: Gateway) -> None:
     caller = await opened(own_gateway, "names")
-    for name in ("account", "account/", "account/balances", "Account/balance", "account/balance/x", "images/get"):
+    for name in ("account", "account/", "account/balances", "Account/balance", "account/balance/x", "images/gets"):
         assert await caller.code(name) == "4010", name
 
 

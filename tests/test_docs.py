@@ -284,12 +284,13 @@ async def test_the_example_package_installs_and_serves(upstream: str, package: P
     )
     assert installed.returncode == 0, installed.stderr
     [shown] = [shown for command, shown in commands(PLUGINS) if command == "gateway plugins"]
-    listed = shell("gateway plugins", tmp_path, PYTHONPATH=str(site)).stdout
+    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+    listed = shell("gateway plugins", tmp_path, PYTHONPATH=path).stdout
     assert [_row(line) for line in listed.splitlines()] == [_row(line) for line in shown.splitlines()]
-    path = {"method": "v1/chat/completions", "result_type": "text", "lang": "tw"}
-    with gateway_process(upstream, environ={"PYTHONPATH": str(site)}) as gateway:
-        whole = await call(gateway, "POST", custom_path(gateway, **path), QUESTION)
-        stream = await call(gateway, "POST", custom_path(gateway, **path), {**QUESTION, "stream": True})
+    asked = {"method": "v1/chat/completions", "result_type": "text", "lang": "tw"}
+    with gateway_process(upstream, environ={"PYTHONPATH": path}) as gateway:
+        whole = await call(gateway, "POST", custom_path(gateway, **asked), QUESTION)
+        stream = await call(gateway, "POST", custom_path(gateway, **asked), {**QUESTION, "stream": True})
     assert whole.headers["x-translate-status"] == "translated"
     assert whole.body.decode().startswith("向日葵")
     assert "陽光" in whole.body.decode()

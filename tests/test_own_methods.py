@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +18,8 @@ from gateway.own_methods import OwnMethods
 from gateway.page_tokens import PageTokens
 from gateway.store import SqliteStore, StoreError, open_store
 from gateway.types import Account, Balance, Call, CallCounts, CallRecord, JsonValue, MethodRefused
+from gateway.upstream.pool import Deadlines, Pool
+from gateway.upstream.sharing import Flight
 
 Handle: TypeAlias = "Callable[[Call, MethodContext], Awaitable[JsonValue | bytes]]"
 
@@ -251,3 +253,97 @@ async def test_a_page_token_is_good_for_the_list_that_gave_it(store: SqliteStore
     with pytest.raises(GatewayError, match="4015") as caught:
         await own.answer(Call("1.0", "custom", "poems/other", "GET", arguments), acme, has_files=False)
     assert caught.value.param == "pageToken"
+
+
+# Streams
+
+
+async def streamed(own: OwnMethods, account: Account) -> bytes:
+    """What a method's stream comes to; raises what it fails with."""
+    pool = Pool("127.0.0.1", 9, None, Deadlines(1, 1, 1, 1, 1))
+    link = Flight(pool, own.events(CALL, account), 0, lambda _: None, lambda _: None).join()
+    try:
+        head = await link.answer()
+        assert head.media_type == b"text/event-stream"
+        return b"".join([piece async for piece in link.pieces()])
+    finally:
+        pool.release(link)
+        pool.close()
+
+
+def streaming(store: SqliteStore, *values: JsonValue | BaseException) -> OwnMethods:
+    """A method that gives these one after the other, or raises them."""
+
+    async def stream(call: Call, context: MethodContext) -> AsyncIterator[JsonValue]:
+        for value in values:
+            if isinstance(value, BaseException):
+                raise value
+            yield value
+
+    spec = MethodSpec(NAME, returning(None), stream)
+    return OwnMethods({NAME: spec}, store, lambda _: COUNTS, lambda _: 3, PageTokens(bytes(32)))
+
+
+async def test_each_value_of_a_stream_is_an_event_and_its_end_is_told(store: SqliteStore, acme: Account) -> None:
+    own = streaming(store, {"a": 1}, "two\nlines", None)
+    assert await streamed(own, acme) == b'data: {"a":1}\n\ndata: "two\\nlines"\n\ndata: null\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ([], "2000"),
+        ([MethodRefused("4003", "why")], "4003"),
+        ([ValueError(SECRET)], "4000"),
+        ([asyncio.CancelledError()], "4000"),
+        ([{"a": 1}, ValueError(SECRET)], "4000"),
+        ([{"a": 1}, MethodRefused("4003", "why")], "4003"),
+        ([{1: 2}], "4000"),
+    ],
+)
+async def test_a_stream_that_fails_is_never_a_whole_one(
+    store: SqliteStore, acme: Account, values: list[JsonValue | BaseException], code: str
+) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await streamed(streaming(store, *values), acme)
+    assert caught.value.code.code == code
+
+
+async def test_a_client_that_leaves_a_stream_ends_it(store: SqliteStore, acme: Account) -> None:
+    ended = asyncio.Event()
+
+    async def stream(call: Call, context: MethodContext) -> AsyncIterator[JsonValue]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    own = OwnMethods(
+        {NAME: MethodSpec(NAME, returning(None), stream)}, store, lambda _: COUNTS, lambda _: 3, PageTokens(bytes(32))
+    )
+    pool = Pool("127.0.0.1", 9, None, Deadlines(1, 1, 1, 1, 1))
+    link = Flight(pool, own.events(CALL, acme), 0, lambda _: None, lambda _: None).join()
+    await link.answer()
+    pool.release(link)
+    async with asyncio.timeout(2):
+        await ended.wait()
+    pool.close()
+
+
+# Jobs
+
+
+async def test_a_method_that_does_not_say_so_cannot_submit_jobs(store: SqliteStore, acme: Account) -> None:
+    async def handle(call: Call, context: MethodContext) -> JsonValue:
+        return await context.submit_job("x", {})
+
+    assert (await refusal(methods(store, handle), acme))[0] == "4000"
+
+
+async def test_without_a_backend_there_are_no_jobs(store: SqliteStore, acme: Account) -> None:
+    async def handle(call: Call, context: MethodContext) -> JsonValue:
+        await context.job("1234567890123456")
+        return None
+
+    assert (await refusal(methods(store, handle), acme))[0] == "4010"

@@ -437,7 +437,7 @@ class TestOpening:
         connection = apsw.Connection(str(store.path))
         assert connection.execute("PRAGMA journal_mode").get == "wal"
         assert connection.execute("PRAGMA application_id").get == APPLICATION_ID
-        assert connection.execute("PRAGMA user_version").get == 5
+        assert connection.execute("PRAGMA user_version").get == 6
 
     def test_a_store_opens_again_with_what_was_in_it(self, path: Path) -> None:
         """Nothing is created anew."""
@@ -538,7 +538,7 @@ class TestOpening:
             account = store.accounts.add(replace(new_account("acme"), balance_micros=7_000_000))
             store.append(new_record(account.id))
         old = apsw.Connection(str(path))
-        for table in ("entries", "holds", "idempotency"):
+        for table in ("jobs", "entries", "holds", "idempotency"):
             old.execute(f"DROP TABLE {table}")
         for column in ("held_micros", "tokens_per_minute", "price_list", "lang_prompt", "cache"):
             old.execute(f"ALTER TABLE accounts DROP COLUMN {column}")

@@ -27,6 +27,10 @@ class KeyTakenError(StoreError):
     """Another call has this idempotency key."""
 
 
+class TooManyJobsError(StoreError):
+    """The account has as many open jobs as one may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountChanges:
     """The accounts that changed after some revision, the ids of those deleted, and the newest revision."""

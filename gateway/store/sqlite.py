@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 import apsw
 
@@ -23,10 +23,14 @@ from gateway.store.nodes import NodeLock
 from gateway.store.pepper import Pepper, load_pepper
 from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
 from gateway.store.sqlite_audit import Audit, read_audit
+from gateway.store.sqlite_job_list import has_untold, nodes_with_jobs, prune_jobs, read_job, read_jobs
+from gateway.store.sqlite_jobs import Step
 from gateway.store.sqlite_ledger import abandoned, nodes_with_holds, prune, read_keyed
 from gateway.store.sqlite_log import CallConditions, read_calls, read_counts
 from gateway.store.sqlite_writer import Correction, Writer
-from gateway.types import Account, CallCounts, CallRecord
+from gateway.types import Account, CallCounts, CallRecord, Job
+
+Result = TypeVar("Result")
 
 OLDEST_SQLITE = (3, 51, 3)
 """Older ones can corrupt a WAL database that two processes share (the WAL-reset fault)."""
@@ -98,6 +102,36 @@ class SqliteStore:
         """Takes up how the delivery of a logged call ended, soon; never blocks and never raises."""
         self.writer.append(Correction(record))
 
+    async def step(self, step: Step[Result]) -> Result:
+        """Makes a step of a job, and returns when it is on the disk. Raises StoreError, and what it refuses with."""
+        return await self.writer.step(step)
+
+    def job(self, number: int, account_id: int | None = None) -> Job | None:
+        """A job, of this account where one is given. May block."""
+        with self._lock, converted_errors():
+            return read_job(self._connection, number, account_id)
+
+    def jobs(self, account_id: int, before_id: int | None, limit: int) -> list[Job]:
+        """An account's jobs, newest first: at most `limit`, those below `before_id` where it is given. May block."""
+        with self._lock, converted_errors():
+            return read_jobs(self._connection, account_id, before_id, limit)
+
+    def has_untold_jobs(self) -> bool:
+        """Whether the end of some job is still to be told. May block."""
+        with self._lock, converted_errors():
+            return has_untold(self._connection)
+
+    @contextmanager
+    def dead_workers(self) -> Iterator[tuple[int, ...]]:
+        """The nodes that had taken jobs and live no more; they cannot come to life meanwhile. May block.
+
+        This process's own node is one of them, as far as jobs are concerned that it does not work on.
+        """
+        with self._lock, converted_errors():
+            nodes = nodes_with_jobs(self._connection)
+        with NodeLock.of_the_dead(self.path, nodes, self._node) as dead:
+            yield tuple(dead)
+
     @property
     def failing(self) -> bool:
         """Whether what is handed over cannot be written at present."""
@@ -139,7 +173,8 @@ class SqliteStore:
         """The floor for new ids; 0 where no call was ever logged."""
         with self._lock, converted_errors():
             query = (
-                "SELECT max(coalesce((SELECT max(id) FROM calls), 0), coalesce((SELECT max(call_id) FROM entries), 0))"
+                "SELECT max(coalesce((SELECT max(id) FROM calls), 0), coalesce((SELECT max(call_id) FROM entries), 0),"
+                " coalesce((SELECT max(call_id) FROM jobs), 0))"
             )
             return int(self._connection.execute(query).get)
 
@@ -176,6 +211,8 @@ class SqliteStore:
         keys_before_us = now_us - int(settings.idempotency.keep_hours * 3_600e6)
         with transaction(connection):
             more = prune(connection, now_us - keep_us if keep_us else None, keys_before_us, PRUNED_AT_ONCE)
+            if settings.jobs.keep_days:
+                more = prune_jobs(connection, settings.jobs.keep_days * 86_400, PRUNED_AT_ONCE) or more
         return 1.0 if more else 60.0
 
     def __enter__(self) -> SqliteStore:

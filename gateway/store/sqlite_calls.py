@@ -41,9 +41,19 @@ def insert_calls(connection: apsw.Connection, records: Sequence[CallRecord], day
     """Logs and counts finished calls."""
     if not records:
         return
+    log_calls(connection, records)
+    connection.execute(_ADD_COUNTS, (orjson.dumps(_count_rows(records, days)).decode(),))
+
+
+def log_calls(connection: apsw.Connection, records: Sequence[CallRecord]) -> None:
+    """Logs calls that were counted before."""
     # A record's fields stand in the columns' order: no Python runs for each of them.
     _INSERT_CALLS.execute(connection, list(map(astuple, records)))
-    connection.execute(_ADD_COUNTS, (orjson.dumps(_count_rows(records, days)).decode(),))
+
+
+def count_call(connection: apsw.Connection, account_id: int, day: str) -> None:
+    """Counts a call that succeeded, and will be logged later."""
+    connection.execute(_ADD_COUNTS, (orjson.dumps([(account_id, day, 1, 0, 0)]).decode(),))
 
 
 def correct_call(connection: apsw.Connection, record: CallRecord) -> None:

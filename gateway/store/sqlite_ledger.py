@@ -187,8 +187,12 @@ def _end_key(connection: apsw.Connection, settlement: Settlement) -> None:
     if not settlement.keeps_key:
         connection.execute("DELETE FROM idempotency WHERE call_id = ?", (settlement.record.id,))
     elif answer is not None:
-        values = (answer.status, answer.content_type, answer.fields, answer.body, settlement.record.id)
-        connection.execute(_KEEP_ANSWER, values)
+        keep_answer(connection, settlement.record.id, answer)
+
+
+def keep_answer(connection: apsw.Connection, call_id: int, answer: KeptAnswer) -> None:
+    """Keeps an answer under the idempotency key of its call."""
+    connection.execute(_KEEP_ANSWER, (answer.status, answer.content_type, answer.fields, answer.body, call_id))
 
 
 def read_keyed(connection: apsw.Connection, account_id: int, key: str) -> KeyedCall | None:
@@ -203,19 +207,28 @@ def read_keyed(connection: apsw.Connection, account_id: int, key: str) -> KeyedC
         return None
     call_id, request_id, fingerprint, status, content_type, fields, body, running = row
     answer = None if status is None else KeptAnswer(status, content_type, fields, body)
-    return KeyedCall(call_id, request_id, fingerprint, bool(running), answer)
+    # The call of a job is open as long as the job is; its answer was there from the beginning.
+    return KeyedCall(call_id, request_id, fingerprint, bool(running) and answer is None, answer)
 
 
 def nodes_with_holds(connection: apsw.Connection) -> set[int]:
-    """The nodes that open holds belong to."""
-    return {node for (node,) in connection.execute("SELECT DISTINCT call_id & ? FROM holds", (_NODE,))}
+    """The nodes that the holds of open calls belong to; an open job's hold is the job's, which others go on with."""
+    query = (
+        "SELECT DISTINCT call_id & ? FROM holds"
+        " WHERE call_id NOT IN (SELECT call_id FROM jobs WHERE finished_ms IS NULL)"
+    )
+    return {node for (node,) in connection.execute(query, (_NODE,))}
 
 
 def abandoned(connection: apsw.Connection, nodes: Collection[int], limit: int) -> list[Settlement]:
-    """Settlements that release the holds of these nodes, whose processes are dead: nobody knows what was used."""
+    """Settlements that release the holds of these nodes, whose processes are dead: nobody knows what was used.
+
+    The holds of open jobs are not among them.
+    """
     query = (
         "SELECT call_id, request_id, account_id, front, method, model, started_us, client_ip FROM holds"
-        " WHERE call_id & ? IN (SELECT value FROM json_each(?)) LIMIT ?"
+        " WHERE call_id & ? IN (SELECT value FROM json_each(?))"
+        " AND call_id NOT IN (SELECT call_id FROM jobs WHERE finished_ms IS NULL) LIMIT ?"
     )
     rows = connection.execute(query, (_NODE, orjson.dumps(list(nodes)).decode(), limit)).fetchall()
     return [Settlement(_unknown(row), keyed=True) for row in rows]

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import apsw
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from gateway.store.counting import Days
 from gateway.store.interface import Extension, Hold, Settlement, StoreError
 from gateway.store.sqlite_accounts import transaction
 from gateway.store.sqlite_calls import correct_call, encodable, insert_calls, is_logged
+from gateway.store.sqlite_jobs import Books, Finish, Step
 from gateway.types import CallRecord, PerCall
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Correction(PerCall, frozen=True):
 
 
 Item: TypeAlias = "Hold | Extension | Settlement | Correction | CallRecord | threading.Event"
+Waited: TypeAlias = "Hold | Extension | Settlement | Step[Any]"  # Any: whatever a step returns
+Result = TypeVar("Result")
 
 
 class Op:
@@ -48,12 +51,12 @@ class Op:
 
     __slots__ = ("item", "loop", "outcome", "since", "waiter")
 
-    def __init__(self, item: Hold | Extension | Settlement, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, item: Waited, loop: asyncio.AbstractEventLoop) -> None:
         self.item = item
         self.loop = loop
         self.waiter = Waiter(loop=loop)
         self.since = time.monotonic()
-        self.outcome: CallRecord | StoreError | None = None
+        self.outcome: object = None
 
 
 class Writer:
@@ -134,6 +137,13 @@ class Writer:
 
         Whoever is cancelled meanwhile does not take the item back: it is performed all the same.
         """
+        return cast("CallRecord | None", await self._outcome(item))
+
+    async def step(self, step: Step[Result]) -> Result:
+        """Waits until a step is committed; what it returned. Raises StoreError, and what it refuses with."""
+        return cast(Result, await self._outcome(step))
+
+    async def _outcome(self, item: Waited) -> object:
         op = Op(item, asyncio.get_running_loop())
         self._pending.append(op)
         if not self._urgent.is_set():
@@ -278,7 +288,7 @@ class Writer:
         self._tell(told)
 
     def _patience_with(self, op: Op, error: apsw.Error) -> float:
-        if isinstance(op.item, Settlement):
+        if isinstance(op.item, Settlement | Finish):
             return self._patience_s
         return self._busy_patience_s if isinstance(error, apsw.BusyError) else 0.0
 
@@ -354,6 +364,9 @@ class Writer:
             results = sqlite_ledger.hold(connection, balances, [each for each, _ in work.holds])
             for (_, op), refusal in zip(work.holds, results, strict=True):
                 op.outcome = refusal
+        books = Books(balances, self._days, at_us)
+        for step, op in work.steps:
+            op.outcome = step.apply(connection, books)
         if late:  # cancelled right after they began
             rest = [pair for pair in work.settlements if pair[0].record.id in late]
             work.settle(sqlite_ledger.settle(connection, balances, [each for each, _ in rest], at_us), rest)
@@ -374,7 +387,7 @@ def _encodable(item: Item | Op) -> Item | Op:
 class _Work:
     """A batch by what is to be done."""
 
-    __slots__ = ("corrections", "extensions", "holds", "records", "settlements")
+    __slots__ = ("corrections", "extensions", "holds", "records", "settlements", "steps")
 
     def __init__(self, batch: Sequence[Item | Op]) -> None:
         self.holds: list[tuple[Hold, Op]] = []
@@ -382,6 +395,7 @@ class _Work:
         self.settlements: list[tuple[Settlement, Op | None]] = []
         self.records: list[CallRecord] = []
         self.corrections: list[CallRecord] = []
+        self.steps: list[tuple[Step[Any], Op]] = []  # Any: as above
         for item in batch:
             if isinstance(item, CallRecord):
                 self.records.append(item)
@@ -391,8 +405,10 @@ class _Work:
                     self.holds.append((plain, item))
                 elif isinstance(plain, Settlement):
                     self.settlements.append((plain, item))
-                else:
+                elif isinstance(plain, Extension):
                     self.extensions.append((plain, item))
+                else:
+                    self.steps.append((plain, item))
             elif isinstance(item, Settlement):
                 self.settlements.append((item, None))
             elif isinstance(item, Correction):
@@ -400,7 +416,7 @@ class _Work:
 
     @property
     def touches_balances(self) -> bool:
-        return bool(self.holds or self.settlements or self.extensions)
+        return bool(self.holds or self.settlements or self.extensions or self.steps)
 
     @property
     def is_empty(self) -> bool:
@@ -411,6 +427,8 @@ class _Work:
         ids = {hold.account_id for hold, _ in self.holds}
         ids.update(settlement.record.account_id for settlement, _ in self.settlements)
         ids.update(extension.account_id for extension, _ in self.extensions)
+        for step, _ in self.steps:
+            ids.update(step.account_ids)
         return ids
 
     def settle(self, records: Sequence[CallRecord], pairs: Sequence[tuple[Settlement, Op | None]]) -> None:

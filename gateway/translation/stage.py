@@ -23,7 +23,7 @@ from gateway.types import Account, Arguments, Call, TranslationContext
 PROMPT_LANGUAGE = "en"
 """What image models understand best."""
 
-PROMPT_METHODS = frozenset({"v1/images/generations"})
+PROMPT_METHODS = frozenset({"v1/images/generations", "images/submit"})
 TEXT_METHODS = frozenset({
     "v1/chat/completions", "v1/completions", "v1/edits", "v1/responses", "v1/audio/transcriptions",
     "v1/audio/translations",

@@ -1,0 +1,1 @@
+"""Image jobs: taken from the store, given to whoever makes the images, and brought to one end each."""
