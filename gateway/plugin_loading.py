@@ -302,7 +302,9 @@ def _method_fault(spec: MethodSpec) -> str | None:
         return f"the name {spec.name!r} is not two words of a-z, 0-9, _ and - with a slash between them"
     if spec.name.startswith("v1/"):
         return f"the name {spec.name!r} is the upstream's: a method of ours does not begin with v1/"
-    return None if callable(spec.handle) else f"handle of {spec.name!r} cannot be called"
+    if not callable(spec.handle) or not (spec.stream is None or callable(spec.stream)):
+        return f"handle or stream of {spec.name!r} cannot be called"
+    return None if isinstance(spec.opens_jobs, bool) else f"opens_jobs of {spec.name!r} is neither True nor False"
 
 
 def _is_name(name: object) -> bool:

@@ -250,7 +250,7 @@ async def test_outcomes_are_counted_by_the_contracts_table(directory: AccountDir
 
 
 async def test_what_an_account_is_told_of_itself_is_not_counted(directory: AccountDirectory, acme: Account) -> None:
-    for method, outcome in (("account/calls", "0000"), ("account/balance", "4000"), ("images/get", "0000")):
+    for method, outcome in (("account/calls", "0000"), ("account/balance", "4000"), ("images/submit", "0000")):
         directory.count(replace_struct(record(acme, outcome), method=method))
     assert directory.counts(acme) == CallCounts(today=1, succeeded=1)
 

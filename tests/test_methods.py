@@ -55,7 +55,8 @@ def test_an_id_is_one_segment(name: str, pattern: str | None) -> None:
 
 def test_what_an_account_is_told_of_itself_is_counted_nowhere_and_given_to_all() -> None:
     for name, of_itself in (("account/balance", True), ("account/calls", True), ("accounts/x", False), ("", False),
-                            ("v1/models", False), ("v1/account/balance", False), ("images/get", False)):  # fmt: skip
+                            ("v1/models", False), ("v1/account/balance", False), ("images/get", True),
+                            ("images/submit", False)):  # fmt: skip
         assert (is_counted(name), is_given_to_all(name)) == (not of_itself, of_itself), name
 
 

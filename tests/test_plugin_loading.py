@@ -178,9 +178,11 @@ def test_a_method_of_two_plugins_is_picked_by_a_key_in_quotes(site: Site) -> Non
     assert site.row("b", "method", "poems/get", "active") in plugins.rows
 
 
-def test_the_account_s_methods_are_a_plugin_that_can_be_switched_off() -> None:
-    assert load_plugins(PluginsSettings()).methods.keys() == {"account/balance", "account/calls"}
-    assert not load_plugins(PluginsSettings(off=("account",))).methods
+def test_the_gateway_s_own_methods_are_plugins_that_can_be_switched_off() -> None:
+    account, images = {"account/balance", "account/calls", "account/jobs"}, {"images/submit", "images/get"}
+    assert load_plugins(PluginsSettings()).methods.keys() == account | images
+    assert load_plugins(PluginsSettings(off=("account",))).methods.keys() == images
+    assert not load_plugins(PluginsSettings(off=("account", "images"))).methods
 
 
 @pytest.mark.parametrize("plugin", ["c", "nobody"])
@@ -284,7 +286,15 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/B', print)]", "the name 'a/B' is not two"),
         ("@hookimpl\ndef gateway_methods(): return [MethodSpec(None, print)]", "the name None is not two"),
         ("@hookimpl\ndef gateway_methods(): return [MethodSpec('v1/poems', print)]", "the name 'v1/poems' is the ups"),
-        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', {})]", "handle of 'a/b' cannot be called"),
+        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', {})]", "handle or stream of 'a/b' cannot be called"),
+        (
+            "@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', print, 7)]",
+            "handle or stream of 'a/b' cannot be called",
+        ),
+        (
+            "@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', print, None, 'x')]",
+            "opens_jobs of 'a/b' is neither True nor False",
+        ),
         ("@hookimpl\ndef gateway_methods(): return [FormatterSpec('a', 'a/b', bytes)]", "is not a MethodSpec"),
     ],
 )  # fmt: skip
