@@ -536,6 +536,9 @@ def _check(settings: Settings, source: Source) -> None:
     ]
     for i, alias in enumerate(settings.alias):
         checks.append((f"alias[{i}].upstream", [alias.upstream], partial(_upstream_fault, settings)))
+        checks.append((f"alias[{i}].method", [alias.method], method_glob_fault))
+        if not (alias.to or alias.upstream):
+            source.fault(f"alias[{i}].to", "expected another name, or an upstream to go to: this row does nothing")
     for i, price in enumerate(settings.price):
         checks += [(f"price[{i}].{key}", [getattr(price, key)], amount_fault) for key in AMOUNTS]
     for i, upstream in enumerate(settings.upstream):

@@ -286,7 +286,10 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/B', print)]", "the name 'a/B' is not two"),
         ("@hookimpl\ndef gateway_methods(): return [MethodSpec(None, print)]", "the name None is not two"),
         ("@hookimpl\ndef gateway_methods(): return [MethodSpec('v1/poems', print)]", "the name 'v1/poems' is the ups"),
-        ("@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', {})]", "handle or stream of 'a/b' cannot be called"),
+        (
+            "@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', {})]",
+            "handle or stream of 'a/b' cannot be called",
+        ),
         (
             "@hookimpl\ndef gateway_methods(): return [MethodSpec('a/b', print, 7)]",
             "handle or stream of 'a/b' cannot be called",
