@@ -180,11 +180,14 @@ async def test_more_images_than_were_held_for_cost_no_more(gateway: Gateway) -> 
         (400, {"error": {"message": "not that"}}, "2000", "not that"),
         (404, {"nothing": 1}, "2000", "the backend refused the job with 404"),
         (401, {"error": {"message": "no such key: sk-secret"}}, "4002", "does not accept the gateway's own request"),
-        (500, {"error": {"message": "sk-secret"}}, "4002", "the backend answered 500"),
+        (402, {"error": {"message": "org sk-secret billing"}}, "4002", "does not accept the gateway's own request"),
         (200, {"data": []}, "4002", "without an image"),
-        (200, {"data": [{"b64_json": "?"}]}, "4002", "not base64"),
-        (200, {"data": ["x"]}, "4002", "something else than images"),
-        (200, [1], "4002", "without an image"),
+        (200, {"data": [{"b64_json": "?"}]}, "4002", "without an image"),
+        (200, {"data": ["x"]}, "4002", "without an image"),
+        (200, {"data": [{"url": "file:1987378144113570-0.png"}]}, "4002", "without an image"),
+        (200, {"data": [{"url": "file:///tmp/x.png"}, {"url": " "}]}, "4002", "without an image"),
+        (200, {"data": [{"url": "javascript:alert(1)"}]}, "4002", "without an image"),
+        (200, {"data": [{"url": "https://x/1"}] * 129}, "4002", "more than 128 images"),
     ],
 )  # fmt: skip
 async def test_a_job_that_fails_says_why_and_costs_nothing(
@@ -201,13 +204,23 @@ async def test_a_job_that_fails_says_why_and_costs_nothing(
     assert await row_of(gateway, imgid) == (code, 0, "exact")
 
 
-async def test_a_call_that_broke_off_is_unknown_and_not_made_again(gateway: Gateway) -> None:
-    async with upstream(gateway, [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", Cut()]) as chaos:
+@pytest.mark.parametrize(
+    "script",
+    [
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", Cut()],
+        json_answer({"error": {"message": "sk-secret"}}, 500),
+        answer(b"<html>", "text/html", 504),
+        answer(b"<html>", "text/html", 200),
+    ],
+)
+async def test_a_call_whose_end_nobody_knows_is_unknown_and_not_made_again(gateway: Gateway, script: Any) -> None:
+    async with upstream(gateway, script) as chaos:
         imgid = await submit(gateway)
         job = await ended(gateway, imgid)
         assert len(chaos.exchanges) == 1
     assert job["status"] == "FAILURE"
     assert "whether the images were made is unknown" in job["failReason"]
+    assert "sk-secret" not in job["failReason"]
     assert (await row_of(gateway, imgid))[1:] == (0, "unknown")
 
 

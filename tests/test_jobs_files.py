@@ -37,8 +37,9 @@ def test_a_file_is_found_by_its_link_and_known_by_how_it_begins(tmp_path: Path, 
     assert path.read_bytes() == STARTS[kind]
 
 
-def test_the_address_of_somebody_else_s_image_stays(tmp_path: Path) -> None:
-    assert files_in(tmp_path).address("https://images.example/1.png") == "https://images.example/1.png"
+@pytest.mark.parametrize("image", ["https://images.example/1.png", "file:///tmp/x.png", f"file:{NUMBER}-99999.png"])
+def test_what_is_no_file_of_ours_stays(tmp_path: Path, image: str) -> None:
+    assert files_in(tmp_path).address(image) == image
 
 
 def test_a_link_is_good_for_its_hours_and_no_longer(tmp_path: Path) -> None:

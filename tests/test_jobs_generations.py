@@ -62,6 +62,19 @@ async def test_the_call_is_noted_before_it_leaves_and_gives_addresses_and_bytes(
         assert chaos.exchanges[0].json == {"prompt": "x", "n": 2}
 
 
+async def test_images_are_read_as_backends_write_them() -> None:
+    wrapped = {"b64_json": "a\nGk\r\n=\n"}
+    data = [
+        None,
+        wrapped,
+        {"b64_json": "data:image/png;base64,aGk="},
+        {"url": "data:image/png;base64,aGk="},
+        {"url": "x"},
+    ]
+    async with Chaos(json_answer({"data": data})) as chaos, generations(chaos.port) as backend:
+        assert await backend.run(JOB, Noted(chaos)) == (b"hi",) * 3
+
+
 async def test_one_that_cannot_be_reached_is_waited_for_and_nothing_is_noted() -> None:
     port = free_port()
     async with generations(port) as backend:
@@ -81,7 +94,14 @@ async def test_one_that_has_too_much_to_do_has_not_done_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [[Cut()], [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Cut()], b"nonsense\r\n\r\n"]
+    "script",
+    [
+        json_answer({}, 502),
+        json_answer([]),
+        [Cut()],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Cut()],
+        b"nonsense\r\n\r\n",
+    ],
 )
 async def test_a_call_that_was_lost_is_made_again_only_where_that_is_allowed(script: list[bytes | Cut] | bytes) -> None:
     async with Chaos(script, DONE) as chaos, generations(chaos.port) as backend:

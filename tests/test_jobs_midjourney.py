@@ -106,8 +106,10 @@ async def test_a_failure_says_what_it_was_and_costs_nothing(
         (json_answer({"code": 1, "result": None}), "it gave no id"),
         (json_answer({"code": True, "result": "1"}), "did not take the job"),
         (json_answer({}, 401), "does not accept the gateway's own request"),
-        (json_answer({}, 500), "answered 500"),
-        (json_answer([]), "did not take the job"),
+        (json_answer({}, 500), "answered 500; whether the images were made is unknown"),
+        (json_answer({}, 402), "does not accept the gateway's own request"),
+        (json_answer([]), "cannot be read; whether the images were made is unknown"),
+        (json_answer({"code": 1, "result": ".."}), "did not take the job"),
         ([Hang()], "did not end within 1 s"),
     ],
 )
@@ -125,6 +127,49 @@ async def test_a_proxy_that_cannot_say_how_a_job_is_is_asked_again(gateway: Gate
     async with Chaos(taken, *trouble, done, port=PORT) as chaos:
         assert (await ended(gateway, await submit(gateway, "x")))["imageUrl"] == "http://i/1"
         assert [each.target for each in chaos.exchanges] == ["/mj/submit/imagine", *["/mj/task/7/fetch"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("state", "image", "reason"),
+    [
+        ({"status": "CANCEL"}, None, "cancelled at the backend"),
+        ({"status": "MODAL"}, None, "an entry in a form"),
+        ({"status": "SUCCESS", "imageUrl": "file:1987378144113570-0.png"}, None, "without an image"),
+        ({"status": "SUCCESS", "imageUrl": "javascript:alert(1)"}, None, "without an image"),
+        ({"status": "SUCCESS", "imageUrl": None, "imageUrls": ["http://i/1", "x"]}, "http://i/1", ""),
+        ({"status": "SUCCESS", "imageUrls": [{"url": "http://i/1"}]}, "http://i/1", ""),
+        ({"status": "SUCCESS", "imageUrls": [f"http://i/{i}" for i in range(129)]}, None, "more than 128 images"),
+        (None, None, "no longer knows the job"),
+    ],
+)
+async def test_what_a_proxy_says_of_a_task_ends_it(
+    gateway: Gateway, state: dict[str, Any] | None, image: str | None, reason: str
+) -> None:
+    end = json_answer({}, 404) if state is None else json_answer(state)
+    async with Chaos(json_answer({"code": 1, "result": 7}), end, port=PORT):
+        job = await ended(gateway, await submit(gateway, "x"))
+    assert (job["status"], job["imageUrl"]) == ("SUCCESS" if image else "FAILURE", image)
+    assert reason in (job["failReason"] or "")
+    listed = (await ask(gateway, "account/jobs")).json
+    assert listed["error_code"] == "0000"
+
+
+async def test_an_orderly_stop_waits_for_what_the_proxy_is_about_to_take() -> None:
+    config = CONFIG.replace("timeout_s = 1.0", "timeout_s = 30.0")
+    async with MidjourneyProxy(port=PORT, slowest_s=0.5) as proxy:
+        with gateway_process("http://127.0.0.1:9/v1", config, environ=KEYS) as running:
+            running.cli("accounts", "topup", "tester", "100")
+            imgids = [await submit(running, f"x{number}") for number in range(8)]
+            for _ in range(3):
+                made = proxy.made.total()
+                async with asyncio.timeout(10):
+                    while proxy.made.total() == made < 8:
+                        await asyncio.sleep(0.005)
+                running.process.terminate()
+                assert await asyncio.to_thread(running.process.wait, 20) == 0
+                await asyncio.to_thread(running.restart)
+            assert {(await ended(running, imgid))["status"] for imgid in imgids} == {"SUCCESS"}
+    assert proxy.made == {f"x{number}": 1 for number in range(8)}
 
 
 async def test_a_caller_cannot_have_the_proxy_call_somebody(gateway: Gateway, proxy: MidjourneyProxy) -> None:

@@ -24,6 +24,7 @@ async def test_hosts_are_allowed_with_their_ports_alone() -> None:
         "", "app.example", "https://app.example:8443/", "http://app.example:443/", "http://10.0.0.5/", "http://10.0.0.5:80/",
         "https://app.example.evil/", "https://evil/app.example", "https://app.example@evil/", "https://evil\\@app.example/",
         "https://app.example/ x", "https://app.example/\n", "https://app.example/#f", "ftp://app.example/", "http://[::1]/",
+        "http\u017f://app.example/", "http\u017f://app.example:1/",
     ):  # fmt: skip
         assert not notifier.allows(url), url
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -15,6 +17,11 @@ from gateway.upstream.pool import Pool
 from gateway.upstream.request import Target
 
 MAX_REASON_CHARS = 500
+MAX_IMAGES = 128
+"""Of one job: more than any backend makes in one go, and few enough to be kept in a moment."""
+
+_ADDRESS = re.compile(r"https?://[^\s\x00-\x1f\x7f]{1,8192}", re.IGNORECASE | re.ASCII)
+_UNKNOWN = "whether the images were made is unknown, and they are not charged"
 
 
 class JobFailed(Exception):  # noqa: N818  # a finding about a job, not a fault of ours
@@ -135,20 +142,39 @@ def text_of(value: JsonValue) -> str:
     return value if isinstance(value, str) else ""
 
 
+def is_address(value: JsonValue) -> bool:
+    """Whether an image can be had there. Nothing else that a backend says may pass for an address: what begins
+    otherwise could name a file of ours, or be a script.
+    """
+    return isinstance(value, str) and _ADDRESS.fullmatch(value) is not None
+
+
+def found(images: Iterable[str | bytes | None]) -> tuple[str | bytes, ...]:
+    """The images among what a backend gave for some. Raises JobFailed where there are none, or far too many."""
+    good = tuple(image for image in images if image)
+    if not good:
+        raise JobFailed("4002", "the backend ended the job without an image")
+    if len(good) > MAX_IMAGES:
+        raise JobFailed("4002", f"the backend made more than {MAX_IMAGES} images")
+    return good
+
+
 def refused(status: int, message: str) -> JobFailed:
     """What an answer other than a success means. Only what the backend says about this request is passed on: the rest
     is between it and the operator, and may hold a part of the key.
     """
-    if status in {401, 403, 407, 408}:
+    if status in {401, 402, 403, 407, 408}:
         return JobFailed("4002", "the backend does not accept the gateway's own request")
     if 400 <= status < 500:
         return JobFailed("2000", message or f"the backend refused the job with {status}")
-    return JobFailed("4002", f"the backend answered {status}")
+    return JobFailed("4002", f"the backend answered {status}; {_UNKNOWN}", unknown=True)  # a proxy's, as often as not
+
+
+def unreadable() -> JobFailed:
+    """What a success means that is no JSON object: the backend did something, and nobody knows what."""
+    return JobFailed("4002", f"the backend's answer cannot be read; {_UNKNOWN}", unknown=True)
 
 
 def lost(error: GatewayError) -> JobFailed:
     """What an exchange that broke off means: the job may be done or not."""
-    return JobFailed(
-        error.code.code, f"{error.reason}; whether the images were made is unknown, and they are not charged",
-        unknown=True,
-    )  # fmt: skip
+    return JobFailed(error.code.code, f"{error.reason}; {_UNKNOWN}", unknown=True)

@@ -22,6 +22,7 @@ PATH = "/files/"
 _ROUNDED_S = 3_600  # a link stays the same for so long, so that who asks again finds what he has in a cache
 _TAG_BYTES = 16
 _PLACE = struct.Struct(">QHI")  # the job, which of its images, the end in hours of the epoch
+_NAME = re.compile(r"([0-9]{16})-([0-9]{1,4})\.[a-z]{3,4}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{40}")
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
@@ -55,11 +56,11 @@ class JobFiles:
 
     def address(self, image: str) -> str:
         """Where clients find an image: its own address, or a link to the file that is meant."""
-        if not image.startswith(FILE):
+        name = _NAME.fullmatch(image.removeprefix(FILE)) if image.startswith(FILE) else None
+        if name is None:
             return image
-        number, _, rest = image.removeprefix(FILE).partition("-")
         ends = ceil((self._clock() + self._link_s) / _ROUNDED_S)
-        place = _PLACE.pack(int(number), int(rest.partition(".")[0]), ends)
+        place = _PLACE.pack(int(name[1]), int(name[2]), ends)
         token = urlsafe_b64encode(place + self._tag(place)).decode()
         return f"{self.base_url}{PATH}{token}"
 

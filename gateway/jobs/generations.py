@@ -10,7 +10,19 @@ from base64 import b64decode
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.jobs.backend import JobFailed, Notes, NotSent, Service, lost, read_object, refused, text_of
+from gateway.jobs.backend import (
+    JobFailed,
+    Notes,
+    NotSent,
+    Service,
+    found,
+    is_address,
+    lost,
+    read_object,
+    refused,
+    text_of,
+    unreadable,
+)
 from gateway.store.jobs import OpenJob
 from gateway.types import JsonValue
 
@@ -43,10 +55,11 @@ class Generations:
                 return _images(*await self._service.give(notes, _PATH, value, f"Idempotency-Key: {job.imgid}\r\n"))
             except NotSent as error:
                 LOG.info("job %s waits: %s", job.imgid, error)
-            except GatewayError as error:
+            except (GatewayError, JobFailed) as error:
+                failure = lost(error) if isinstance(error, GatewayError) else error
                 lost_calls += 1
-                if not self._retries or lost_calls >= _LOST_AT_MOST:
-                    raise lost(error) from error
+                if not failure.unknown or not self._retries or lost_calls >= _LOST_AT_MOST:
+                    raise failure from error
                 LOG.warning("job %s is tried again: %s", job.imgid, error.reason)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
@@ -57,22 +70,24 @@ def _images(status: int, body: bytes) -> tuple[str | bytes, ...]:
     if status >= 300:
         error = answer.get("error")
         raise refused(status, text_of(error.get("message")) if isinstance(error, dict) else "")
+    if not answer:
+        raise unreadable()
     data = answer.get("data")
-    images = tuple(_image(item) for item in data) if isinstance(data, list) else ()
-    if not images:
-        raise JobFailed("4002", "the upstream answered without an image")
-    return images
+    return found(map(_image, data) if isinstance(data, list) else ())
 
 
-def _image(item: JsonValue) -> str | bytes:
-    """An address, or what base64 stands for."""
+def _image(item: JsonValue) -> str | bytes | None:
+    """An address, or what base64 stands for, wrapped into lines or a `data:` address as some do; None: no image."""
     if isinstance(item, dict):
         url, data = item.get("url"), item.get("b64_json")
-        if isinstance(url, str) and url:
+        if isinstance(url, str) and is_address(url):
             return url
-        if isinstance(data, str) and data:
-            try:
-                return b64decode(data, validate=True)
-            except binascii.Error:
-                raise JobFailed("4002", "the upstream's image is not base64") from None
-    raise JobFailed("4002", "the upstream's answer holds something else than images")
+        if not isinstance(data, str):
+            data = url if isinstance(url, str) and url.startswith("data:") else ""
+        if data.startswith("data:"):
+            data = data.partition(",")[2]
+        try:
+            return b64decode("".join(data.split()), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+    return None

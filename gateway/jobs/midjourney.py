@@ -12,7 +12,19 @@ import re
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.jobs.backend import JobFailed, Notes, NotSent, Service, lost, read_object, refused, text_of
+from gateway.jobs.backend import (
+    JobFailed,
+    Notes,
+    NotSent,
+    Service,
+    found,
+    is_address,
+    lost,
+    read_object,
+    refused,
+    text_of,
+    unreadable,
+)
 from gateway.store.jobs import OpenJob
 from gateway.types import JobStatus, JsonValue
 
@@ -31,6 +43,12 @@ _GOING_ON: dict[str, JobStatus] = {
     "SUBMITTED": "SUBMITTED",
     "IN_PROGRESS": "IN_PROGRESS",
 }
+_ENDED = {
+    "FAILURE": "the backend gave no reason",
+    "CANCEL": "the job was cancelled at the backend",
+    "MODAL": "the backend waits for an entry in a form, which nobody can make",
+}
+_FORGOTTEN_AFTER = 5  # answers 404 in a row
 
 
 class Midjourney:
@@ -51,14 +69,18 @@ class Midjourney:
         else:
             task = job.backend_id
         told: tuple[JobStatus, int] | None = None
+        missing = 0
         while True:
             await asyncio.sleep(self._poll_s)
-            state = await self._fetch(job, task)
+            code, state = await self._fetch(job, task)
+            missing = missing + 1 if code == 404 else 0
+            if missing >= _FORGOTTEN_AFTER:
+                raise JobFailed("4002", "the backend no longer knows the job", unknown=True)
             status = text_of(state.get("status"))
             if status == "SUCCESS":
                 return _images(state)
-            if status == "FAILURE":
-                raise JobFailed("2000", text_of(state.get("failReason")) or "the backend gave no reason")
+            if status in _ENDED:
+                raise JobFailed("2000", text_of(state.get("failReason")) or _ENDED[status])
             now = (_GOING_ON.get(status, "SUBMITTED"), _percent(state.get("progress")))
             if now != told and status in _GOING_ON:
                 await notes.progress(*now)
@@ -79,7 +101,9 @@ class Midjourney:
         if status >= 300:
             raise refused(status, said)
         task = text_of(answer.get("result"))
-        if code not in ACCEPTED or not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", task):
+        if not answer:
+            raise unreadable()
+        if code not in ACCEPTED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", task):
             raise JobFailed("4002", f"the backend did not take the job: {said or 'it gave no id'}")
         return task
 
@@ -94,21 +118,23 @@ class Midjourney:
                 raise lost(error) from error
             await asyncio.sleep(self._poll_s)
 
-    async def _fetch(self, job: OpenJob, task: str) -> dict[str, JsonValue]:
-        """How the task is; nothing where the proxy cannot say it just now."""
+    async def _fetch(self, job: OpenJob, task: str) -> tuple[int, dict[str, JsonValue]]:
+        """The answer's status and how the task is; nothing where the proxy cannot say it just now."""
         try:
             status, body = await self._service.ask(f"/mj/task/{task}/fetch")
         except GatewayError as error:
             LOG.info("job %s cannot be asked about: %s", job.imgid, error.reason)
-            return {}
-        return read_object(body) if status == 200 else {}
+            return 0, {}
+        return status, read_object(body) if status == 200 else {}
 
 
 def _images(state: dict[str, JsonValue]) -> tuple[str | bytes, ...]:
-    url = state.get("imageUrl")
-    if not isinstance(url, str) or not url:
-        raise JobFailed("4002", "the backend ended the job without an image")
-    return (url,)
+    """The one image, or those that newer proxies tell one by one where there is no such."""
+    several = state.get("imageUrls")
+    given = [state.get("imageUrl")]
+    if not is_address(given[0]) and isinstance(several, list):
+        given = [item.get("url") if isinstance(item, dict) else item for item in several]
+    return found(item if isinstance(item, str) and is_address(item) else None for item in given)
 
 
 def _percent(progress: JsonValue) -> int:

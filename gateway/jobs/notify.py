@@ -24,7 +24,7 @@ PAUSES_S = (1.0, 5.0, 25.0, 60.0)
 _ATTEMPT_S = 10.0
 _MAX_ANSWER_BYTES = 65_536
 _MAX_URL_CHARS = 2_000
-_URL = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[!-~]*)?", re.IGNORECASE)
+_URL = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[!-~]*)?", re.IGNORECASE | re.ASCII)
 _PORTS = {"http": "80", "https": "443"}
 
 

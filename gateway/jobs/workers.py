@@ -72,7 +72,7 @@ class Workers:
     @property
     def under_way(self) -> int:
         """Jobs that would be lost if the process ended now."""
-        return sum(notes.is_sent and not self._backend.resumes for notes in self._running.values())
+        return sum(notes.is_unsure for notes in self._running.values())
 
     async def start(self) -> None:
         """Takes up what dead processes have left, and begins to work."""
@@ -116,6 +116,8 @@ class Workers:
         while not self._draining:
             self._wake.clear()
             taken = await self._take() if len(self._running) < self._settings.workers else []
+            if self._draining:  # those just taken are let go of at the end
+                return
             for job in taken:
                 self._running[job.id] = _Notes(self, job)
                 self._begin(self._run(job))
@@ -148,17 +150,18 @@ class Workers:
     async def _outcome(self, job: OpenJob) -> JobEnd:
         timeout_s = self._settings.timeout_s
         if job.sent_ms is not None:  # it was begun by a process that has ended
-            timeout_s = max(timeout_s - (time.time() - job.sent_ms / 1000), self._settings.poll_s + 5.0)
+            left_s = timeout_s - (time.time() - job.sent_ms / 1000)
+            timeout_s = min(timeout_s, max(left_s, self._settings.poll_s + 5.0))  # clocks may be set back
         try:
             if job.backend_id is not None and job.backend != self._backend.name:
                 raise JobFailed("4002", "the backend that had the job is no longer there")
             async with asyncio.timeout(timeout_s):
                 images = await self._backend.run(job, self._running[job.id])
-            return JobEnd("0000", await self._kept(job, images))
+                return JobEnd("0000", await self._kept(job, images))
         except JobFailed as failure:
             return JobEnd(failure.code, fail_reason=failure.reason, unknown=failure.unknown)
         except TimeoutError:
-            lost = self._running[job.id].is_sent and not self._backend.resumes
+            lost = self._running[job.id].is_unsure
             reason = f"the job did not end within {self._settings.timeout_s:g} s"
             return JobEnd("4017", fail_reason=reason, unknown=lost)
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends this job and no other
@@ -187,6 +190,11 @@ class Workers:
             except StoreError as error:
                 LOG.error("a job waits for the store: %s", error)
                 await asyncio.sleep(_STORE_PAUSE_S)
+
+    async def may_send(self) -> None:
+        """Returns while jobs may be given to the backend: not any more once the process drains."""
+        if self._draining:
+            await asyncio.Event().wait()  # until the end of the work
 
     async def mark(self, number: int, **changes: int | str | None) -> None:
         """Notes how far a job is, and tells who waits for it."""
@@ -240,12 +248,16 @@ class Workers:
 
     async def _tell(self, number: int, url: str) -> None:
         try:
-            job = await asyncio.to_thread(self._store.job, number)
-            if job is not None:
-                await self._notifier.tell(url, self._shown(job))
+            try:
+                job = await asyncio.to_thread(self._store.job, number)
+                if job is not None:
+                    await self._notifier.tell(url, self._shown(job))
+            except StoreError as error:
+                LOG.warning("the end of a job waits to be told: %s", error)
+                return
+            except Exception as error:  # noqa: BLE001  # what fails so once fails always, and must not be tried for ever
+                LOG.error("the end of a job cannot be told: %s", _place_of(error))
             await self.durably(Told(number))
-        except StoreError as error:
-            LOG.warning("the end of a job waits to be told: %s", error)
         finally:
             self._telling.discard(number)
 
@@ -259,14 +271,21 @@ def _place_of(error: BaseException) -> str:
 class _Notes:
     """The Notes of one job."""
 
-    __slots__ = ("_job", "_workers", "is_sent")
+    __slots__ = ("_job", "_workers", "is_accepted", "is_sent")
 
     def __init__(self, workers: Workers, job: OpenJob) -> None:
         self._workers = workers
         self._job = job
         self.is_sent = False
+        self.is_accepted = False
+
+    @property
+    def is_unsure(self) -> bool:
+        """The backend may have the job, and nobody could ask about it."""
+        return self.is_sent and not self.is_accepted
 
     async def sending(self) -> None:
+        await self._workers.may_send()
         now_ms = time.time_ns() // 1_000_000
         self.is_sent = True
         await self._workers.mark(self._job.id, sent_ms=now_ms, started_ms=now_ms, status="SUBMITTED")
@@ -277,6 +296,7 @@ class _Notes:
 
     async def accepted(self, backend: str, backend_id: str) -> None:
         await self._workers.mark(self._job.id, backend=backend, backend_id=backend_id)
+        self.is_accepted = True
 
     async def progress(self, status: JobStatus, percent: int) -> None:
         await self._workers.mark(self._job.id, status=status, progress=percent)
