@@ -59,7 +59,9 @@ class Books(Protocol):
 class Jobs(Protocol):
     """What methods may ask of image jobs."""
 
-    async def submit(self, opening: JobOpening, prompt: str, arguments: bytes, notify: str | None) -> str: ...
+    async def submit(
+        self, opening: JobOpening, prompt: str, arguments: Mapping[str, JsonValue], notify: str | None
+    ) -> str: ...
 
     async def job(self, account_id: int, imgid: str, wait_s: float) -> Job | None: ...
 
@@ -174,10 +176,7 @@ class _Context:
         opening = self._opening
         if opening is None or opening.opened:
             raise RuntimeError("a call of a method with opens_jobs submits one job")
-        given = dict(arguments)
-        if opening.prompt is not None and given.get("prompt") == prompt:
-            given["prompt"] = opening.prompt
-        return {"imgid": await self._jobs.submit(opening, prompt, orjson.dumps(given), notify)}
+        return {"imgid": await self._jobs.submit(opening, prompt, arguments, notify)}
 
     async def job(self, imgid: str, wait_s: float = 0.0) -> Job | None:
         return await self._jobs.job(self._account.id, imgid, wait_s)

@@ -181,7 +181,7 @@ class Road:
                 settler.bill.discount(self.cache.settings.charged_percent)
         own = call.method in self.own.specs
         if own and self.own.opens_job(call.method):
-            progress.opening = await self._opening(account, call, settler, progress)
+            progress.opening = self._opening(account, call, settler, progress)
         elif settler is not None and settler.bill.holds and settler.bill.held_micros is None:
             await self.billing.hold(settler.bill, progress.started_at)
         if own:
@@ -327,14 +327,17 @@ class Road:
         finally:
             pool.release(link)
 
-    async def _opening(self, account: Account, call: Call, settler: Settler | None, progress: Progress) -> JobOpening:
-        """What a job of this call will be made with, its prompt translated where that is wanted. GatewayError 4016."""
-        bill, prompt = None if settler is None else settler.bill, None
-        if self.translation.wants_prompt(account, call):
+    def _opening(self, account: Account, call: Call, settler: Settler | None, progress: Progress) -> JobOpening:
+        """What a job of this call will be made with."""
+        bill = None if settler is None else settler.bill
+
+        async def translated() -> str:
             if bill is not None:
                 await self.billing.check_covered(bill, self.store.account)
-            prompt = str((await self.translation.prompt(call, progress)).values["prompt"])
-        return opening_of(self.billing, bill, account, call, progress, prompt)
+            return str((await self.translation.prompt(call, progress)).values["prompt"])
+
+        wanted = translated if self.translation.wants_prompt(account, call) else None
+        return opening_of(self.billing, bill, account, call, progress, wanted)
 
     def _wish(self, client: Client, account: Account, reading: Reading) -> Wish | None:
         """What a call may have of the cache. One that is told apart by its key has a memory of its own."""

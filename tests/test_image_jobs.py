@@ -572,3 +572,15 @@ async def test_a_prompt_is_translated_at_the_submission_and_shown_as_it_was_writ
         await runner.cleanup()
     assert job["prompt"] == "向日葵"
     assert json.loads(arguments)["prompt"].isascii()
+
+
+async def test_what_is_refused_is_not_translated_before(gateway: Gateway) -> None:
+    wanted = {"prompt": "向日葵", "lang_prompt": "yes"}
+    async with upstream(gateway, [Wait(0.5), json_answer(DONE)]) as chaos:
+        told = await ask(gateway, "images/submit", **wanted, notify="http://10.0.0.1/")
+        assert told.json["error_code"] == "4003"
+        imgids = [await submit(gateway) for _ in range(4)]
+        assert (await ask(gateway, "images/submit", **wanted)).json["error_code"] == "4008"
+        for imgid in imgids:
+            await ended(gateway, imgid)
+        assert {each.target for each in chaos.exchanges} == {"/v1/images/generations"}

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import TypeVar
+
+import orjson
 
 from gateway.billing import key_in_use, not_covered
 from gateway.config import JobsSettings
@@ -24,7 +26,7 @@ from gateway.store.interface import InsufficientBalanceError, KeyTakenError, Sto
 from gateway.store.jobs import NewJob, imgid_of
 from gateway.store.sqlite import SqliteStore
 from gateway.store.sqlite_jobs import Submit
-from gateway.types import Job
+from gateway.types import Job, JsonValue
 
 LOG = logging.getLogger("gateway.jobs")
 
@@ -52,14 +54,20 @@ class Desk:
         self._changes = changes
         self._submitted = submitted
 
-    async def submit(self, opening: JobOpening, prompt: str, arguments: bytes, notify: str | None) -> str:
-        """Makes a job, durably, and returns its imgid. Raises 4003, 4008, 4016 and 4000."""
+    async def submit(
+        self, opening: JobOpening, prompt: str, arguments: Mapping[str, JsonValue], notify: str | None
+    ) -> str:
+        """Makes a job, durably, and returns its imgid. Raises 4003, 4008, 4016 and 4000, and what a translation may."""
         if notify is not None and not self._notifier.allows(notify):
             raise GatewayError("4003", "notify is not an address at a host that the operator allows", param="notify")
-        hold = opening.hold
+        hold, most_open = opening.hold, self._settings.most_open
+        if opening.translated is not None and arguments.get("prompt") == prompt:
+            if await _asked(partial(self._store.open_jobs, hold.account_id)) >= most_open:
+                raise _too_many()
+            arguments = {**arguments, "prompt": await opening.translated()}
         number = microseconds_of(hold.call_id)
         now_ms = time.time_ns() // 1_000_000
-        job = NewJob(hold, opening.price, number, prompt, arguments, notify, self._settings.most_open, now_ms)
+        job = NewJob(hold, opening.price, number, prompt, orjson.dumps(arguments), notify, most_open, now_ms)
         opening.opened = True  # before it is: whoever is cancelled meanwhile has a job all the same
         try:
             number = await self._store.step(Submit(job))
@@ -136,6 +144,10 @@ async def _asked(work: Callable[[], T]) -> T:
         raise GatewayError("4000", "the gateway's store is out of reach") from error
 
 
+def _too_many() -> GatewayError:
+    return GatewayError("4008", "the account has as many open jobs as it may have", retry_after_s=10)
+
+
 def _refusal(error: StoreError, amount_micros: int) -> GatewayError:
     """What a client is told of a job that could not be made."""
     if isinstance(error, InsufficientBalanceError):
@@ -143,6 +155,6 @@ def _refusal(error: StoreError, amount_micros: int) -> GatewayError:
     if isinstance(error, KeyTakenError):
         return key_in_use()
     if isinstance(error, TooManyJobsError):
-        return GatewayError("4008", "the account has as many open jobs as it may have", retry_after_s=10)
+        return _too_many()
     LOG.error("a job cannot be stored: %s", error)
     return GatewayError("4000", "the books cannot be written, so that no job can be taken")

@@ -23,7 +23,7 @@ from gateway.store.nodes import NodeLock
 from gateway.store.pepper import Pepper, load_pepper
 from gateway.store.sqlite_accounts import AccountsTable, converted_errors, transaction
 from gateway.store.sqlite_audit import Audit, read_audit
-from gateway.store.sqlite_job_list import has_untold, nodes_with_jobs, prune_jobs, read_job, read_jobs
+from gateway.store.sqlite_job_list import count_open, has_untold, nodes_with_jobs, prune_jobs, read_job, read_jobs
 from gateway.store.sqlite_jobs import Step
 from gateway.store.sqlite_ledger import abandoned, nodes_with_holds, prune, read_keyed
 from gateway.store.sqlite_log import CallConditions, read_calls, read_counts
@@ -115,6 +115,11 @@ class SqliteStore:
         """An account's jobs, newest first: at most `limit`, those below `before_id` where it is given. May block."""
         with self._lock, converted_errors():
             return read_jobs(self._connection, account_id, before_id, limit)
+
+    def open_jobs(self, account_id: int) -> int:
+        """How many jobs of an account have not ended. May block."""
+        with self._lock, converted_errors():
+            return count_open(self._connection, account_id)
 
     def has_untold_jobs(self) -> bool:
         """Whether the end of some job is still to be told. May block."""

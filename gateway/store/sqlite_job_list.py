@@ -29,6 +29,13 @@ def read_jobs(connection: apsw.Connection, account_id: int, before_id: int | Non
     return [_job(row) for row in connection.execute(query, (account_id, before, limit))]
 
 
+def count_open(connection: apsw.Connection, account_id: int) -> int:
+    """How many jobs of an account have not ended."""
+    return int(
+        connection.execute("SELECT count(*) FROM jobs WHERE account_id = ? AND finished_ms IS NULL", (account_id,)).get
+    )
+
+
 def has_untold(connection: apsw.Connection) -> bool:
     """Whether the end of some job is still to be told."""
     query = "SELECT 1 FROM jobs WHERE notify IS NOT NULL AND finished_ms IS NOT NULL LIMIT 1"

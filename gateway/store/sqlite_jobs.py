@@ -19,6 +19,7 @@ from gateway.store.counting import Days
 from gateway.store.interface import Settlement, StoreError, TooManyJobsError
 from gateway.store.jobs import JobEnd, NewJob, OpenJob, imgid_of, receipt
 from gateway.store.sqlite_calls import count_call, log_calls
+from gateway.store.sqlite_job_list import count_open
 from gateway.types import CallRecord
 
 log = logging.getLogger(__name__)
@@ -99,8 +100,7 @@ class Submit:
         made = connection.execute("SELECT id FROM jobs WHERE call_id = ?", (hold.call_id,)).get
         if made is not None:
             return int(made)
-        query = f"SELECT count(*) FROM jobs WHERE account_id = ? AND {_OPEN}"  # noqa: S608  # as above
-        if int(connection.execute(query, (hold.account_id,)).get) >= job.most_open:
+        if count_open(connection, hold.account_id) >= job.most_open:
             return TooManyJobsError("the account has too many open jobs")
         [refusal] = sqlite_ledger.hold(connection, books.balances, [hold])
         if refusal is not None:
