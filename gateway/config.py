@@ -603,11 +603,15 @@ def _jobs_checks(jobs: JobsSettings, upstreams: Sequence[str]) -> list[_Check]:
 
     def url_fault(url: str) -> str | None:
         if jobs.backend != "midjourney":
-            return None
+            return 'counts only with backend = "midjourney"' if url else None
         return base_url_fault(url) if url else "expected where the Midjourney proxy is, since it is the backend"
 
     def one_key_too_many(file: str) -> str | None:
         return "api_key_env is given too: give one of them" if file and jobs.api_key_env else None
+
+    def days_fault(days: str) -> str | None:
+        ends = 0 < float(days) < jobs.link_hours / 24
+        return "links would outlive their files: expected at least link_hours" if ends else None
 
     return [
         ("jobs.upstream", [jobs.upstream], upstream_fault),
@@ -617,6 +621,7 @@ def _jobs_checks(jobs: JobsSettings, upstreams: Sequence[str]) -> list[_Check]:
         ("jobs.api_key_file", [jobs.api_key_file], one_key_too_many),
         ("jobs.notify_hosts", jobs.notify_hosts, host_fault),
         ("jobs.data_dir", [jobs.data_dir], path_fault),
+        ("jobs.keep_days", [f"{jobs.keep_days:g}"], days_fault),
         ("jobs.public_url", [jobs.public_url] if jobs.public_url else [], base_url_fault),
     ]
 

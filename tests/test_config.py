@@ -197,6 +197,8 @@ def test_a_byte_order_mark_and_crlf_are_tolerated(tmp_path: Path) -> None:
         ("[[alias]]\nmodel = ''", "alias[0].model", "not empty"),
         ("[[alias]]\nas = 'a'", "alias[0].as", "known: method, model, to, upstream"),
         ("[[alias]]\nupstream = 'other'", "alias[0].upstream", "no upstream is named 'other'"),
+        ("[jobs]\nurl = 'http://127.0.0.1:8090'", "jobs.url", 'counts only with backend = "midjourney"'),
+        ("[jobs]\nkeep_days = 0.5", "jobs.keep_days", "expected at least link_hours"),
         ("[methods]\nthrough_chat = ['v1/embeddings']", "methods.through_chat", "v1/completions, v1/edits"),
         ("[methods]\nthrough_chat = 'v1/edits'", "methods.through_chat", "a list of texts"),
         ("[charging]\ncharged = ['4001']", "charging.charged", "is not one of 0000, 2000"),

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.jobs.notify import Notifier
 from gateway.types import Job
-from tests.chaos import Chaos, Cut, answer, json_answer
+from tests.chaos import Chaos, Cut, Hang, answer, json_answer
 
 JOB = Job("1987378144113570", "SUCCESS", 100, "向日葵", 1, 2, 3, ("https://images.example/1",))
 
@@ -45,6 +45,19 @@ async def test_it_is_given_up_after_a_few_attempts(caplog: pytest.LogCaptureFixt
         assert not await Notifier([host], (0.01, 0.01)).tell(f"http://{host}", JOB)
         assert [each.target for each in chaos.exchanges] == ["/"] * 3
     assert "was not told" in caplog.text
+
+
+async def test_a_host_that_hangs_holds_up_no_other() -> None:
+    async with Chaos([Hang()]) as hanging, Chaos(json_answer({}, 204)) as good:
+        hosts = [f"127.0.0.1:{chaos.port}" for chaos in (hanging, good)]
+        notifier = Notifier(hosts)
+        stuck = [asyncio.create_task(notifier.tell(f"http://{hosts[0]}/", JOB)) for _ in range(20)]
+        await hanging.exchange(3)
+        assert await notifier.tell(f"http://{hosts[1]}/", JOB)
+        assert len(hanging.exchanges) == 4
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
 
 
 async def test_an_address_that_is_no_longer_allowed_is_not_told() -> None:

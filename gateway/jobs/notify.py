@@ -22,6 +22,7 @@ LOG = logging.getLogger("gateway.jobs")
 PAUSES_S = (1.0, 5.0, 25.0, 60.0)
 """Between the attempts; there is one more of these."""
 _ATTEMPT_S = 10.0
+_TURNS = 4  # at a time at one host
 _MAX_ANSWER_BYTES = 65_536
 _MAX_URL_CHARS = 2_000
 _URL = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[!-~]*)?", re.IGNORECASE | re.ASCII)
@@ -34,7 +35,7 @@ class Notifier:
     def __init__(self, hosts: Collection[str], pauses_s: tuple[float, ...] = PAUSES_S) -> None:
         self._hosts = frozenset(hosts)
         self._pauses_s = pauses_s
-        self._turns = asyncio.Semaphore(8)
+        self._turns = {host: asyncio.Semaphore(_TURNS) for host in self._hosts}  # one that hangs holds up no other
 
     def allows(self, url: str) -> bool:
         """Whether the operator allows what a caller named."""
@@ -46,8 +47,9 @@ class Notifier:
         found = _URL.fullmatch(url)
         if found is None or _authority(found) not in self._hosts:  # the operator has changed his mind
             return False
+        turns = self._turns[_authority(found)]
         for pause_s in (*self._pauses_s, None):
-            async with self._turns:
+            async with turns:
                 why = await self._attempt(found, job)
             if why is None:
                 return True
