@@ -279,6 +279,10 @@ class LogSettings(Section, frozen=True):
     access: Literal["all", "errors", "off"] = "errors"
 
 
+Keyed: TypeAlias = UpstreamSettings | TranslationSettings | JobsSettings
+"""Sections that may name a key."""
+
+
 class Settings(Section, frozen=True):
     """The whole configuration."""
 
@@ -334,7 +338,7 @@ def examine_settings(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
     return settings, source.faults
 
 
-def api_key(settings: UpstreamSettings | TranslationSettings | JobsSettings, environ: Mapping[str, str]) -> str:
+def api_key(settings: Keyed, environ: Mapping[str, str]) -> str:
     """The key for an upstream or an engine, `""` where the configuration names none (one that asks for none).
 
     Raises ConfigurationError, which names the variable or the file and never what is in it.
@@ -520,6 +524,7 @@ _Check: TypeAlias = tuple[str, Sequence[str], Callable[[str], str | None]]
 
 def _check(settings: Settings, source: Source) -> None:
     """What the types cannot say of single values, and what must hold between them."""
+    upstream_fault = partial(_upstream_fault, settings)
     checks: list[_Check] = [
         ("server.trusted_proxies", settings.server.trusted_proxies, cidr_fault),
         ("server.cors_origins", settings.server.cors_origins, origin_fault),
@@ -531,11 +536,11 @@ def _check(settings: Settings, source: Source) -> None:
         ("plugins.directory", [settings.plugins.directory], path_fault),
         ("charging.charged", settings.charging.charged, code_fault),
         ("methods.through_chat", settings.methods.through_chat, through_chat_fault),
-        *_translation_checks(settings.translation, partial(_upstream_fault, settings)),
-        *_jobs_checks(settings.jobs, [upstream.name for upstream in settings.upstream]),
+        *_translation_checks(settings.translation, upstream_fault),
+        *_jobs_checks(settings.jobs, upstream_fault),
     ]
     for i, alias in enumerate(settings.alias):
-        checks.append((f"alias[{i}].upstream", [alias.upstream], partial(_upstream_fault, settings)))
+        checks.append((f"alias[{i}].upstream", [alias.upstream], upstream_fault))
         checks.append((f"alias[{i}].method", [alias.method], method_glob_fault))
         if not (alias.to or alias.upstream):
             source.fault(f"alias[{i}].to", "expected another name, or an upstream to go to: this row does nothing")
@@ -544,6 +549,8 @@ def _check(settings: Settings, source: Source) -> None:
     for i, upstream in enumerate(settings.upstream):
         checks += _upstream_checks(f"upstream[{i}]", upstream, [other.name for other in settings.upstream[:i]])
     unread = frozenset(source.faults)  # they hold their defaults, of which there is nothing to say
+    if "jobs.keep_days" not in unread and 0 < settings.jobs.keep_days < settings.jobs.link_hours / 24:
+        source.fault("jobs.keep_days", "links would outlive their files: expected at least link_hours")
     for key, values, fault_of in checks:
         for value in values if key not in unread else ():
             if fault := fault_of(value):
@@ -581,48 +588,41 @@ def _translation_checks(translation: TranslationSettings, upstream_fault: Callab
             return None
         return libretranslate_url_fault(url)
 
-    def one_key_too_many(file: str) -> str | None:
-        return "api_key_env is given too: give one of them" if file and translation.api_key_env else None
-
     amounts = [translation.per_call, translation.per_1k_prompt, translation.per_1k_completion]
     names = ("per_call", "per_1k_prompt", "per_1k_completion")
     return [
         ("translation.upstream", [translation.upstream], upstream_fault),
         ("translation.arguments", [translation.arguments], chat_arguments_fault),
         ("translation.url", [translation.url], url_fault),
-        ("translation.api_key_env", [translation.api_key_env], variable_fault),
-        ("translation.api_key_file", [translation.api_key_file], path_fault),
-        ("translation.api_key_file", [translation.api_key_file], one_key_too_many),
+        *_key_checks("translation", translation),
         *((f"translation.{name}", [amount], amount_fault) for name, amount in zip(names, amounts, strict=True)),
     ]
 
 
-def _jobs_checks(jobs: JobsSettings, upstreams: Sequence[str]) -> list[_Check]:
-    def upstream_fault(name: str) -> str | None:
-        return None if not name or name in upstreams else f"no upstream is named {name!r}"
-
+def _jobs_checks(jobs: JobsSettings, upstream_fault: Callable[[str], str | None]) -> list[_Check]:
     def url_fault(url: str) -> str | None:
         if jobs.backend != "midjourney":
             return 'counts only with backend = "midjourney"' if url else None
         return base_url_fault(url) if url else "expected where the Midjourney proxy is, since it is the backend"
 
-    def one_key_too_many(file: str) -> str | None:
-        return "api_key_env is given too: give one of them" if file and jobs.api_key_env else None
-
-    def days_fault(days: str) -> str | None:
-        ends = 0 < float(days) < jobs.link_hours / 24
-        return "links would outlive their files: expected at least link_hours" if ends else None
-
     return [
         ("jobs.upstream", [jobs.upstream], upstream_fault),
         ("jobs.url", [jobs.url], url_fault),
-        ("jobs.api_key_env", [jobs.api_key_env], variable_fault),
-        ("jobs.api_key_file", [jobs.api_key_file], path_fault),
-        ("jobs.api_key_file", [jobs.api_key_file], one_key_too_many),
+        *_key_checks("jobs", jobs),
         ("jobs.notify_hosts", jobs.notify_hosts, host_fault),
         ("jobs.data_dir", [jobs.data_dir], path_fault),
-        ("jobs.keep_days", [f"{jobs.keep_days:g}"], days_fault),
         ("jobs.public_url", [jobs.public_url] if jobs.public_url else [], base_url_fault),
+    ]
+
+
+def _key_checks(at: str, section: Keyed) -> list[_Check]:
+    def one_too_many(file: str) -> str | None:
+        return "api_key_env is given too: give one of them" if file and section.api_key_env else None
+
+    return [
+        (f"{at}.api_key_env", [section.api_key_env], variable_fault),
+        (f"{at}.api_key_file", [section.api_key_file], path_fault),
+        (f"{at}.api_key_file", [section.api_key_file], one_too_many),
     ]
 
 
@@ -632,16 +632,11 @@ def _upstream_checks(at: str, upstream: UpstreamSettings, names: Sequence[str]) 
     def taken(name: str) -> str | None:
         return f"another upstream is named {name!r} too" if name in names else None
 
-    def one_key_too_many(file: str) -> str | None:
-        return "api_key_env is given too: give one of them" if file and upstream.api_key_env else None
-
     return [
         (f"{at}.name", [upstream.name], name_fault),
         (f"{at}.name", [upstream.name], taken),
         (f"{at}.base_url", [upstream.base_url], base_url_fault),
-        (f"{at}.api_key_env", [upstream.api_key_env], variable_fault),
-        (f"{at}.api_key_file", [upstream.api_key_file], path_fault),
-        (f"{at}.api_key_file", [upstream.api_key_file], one_key_too_many),
+        *_key_checks(at, upstream),
         (f"{at}.ca_file", [upstream.ca_file], path_fault),
         (f"{at}.pass_headers", upstream.pass_headers, header_fault),
     ]

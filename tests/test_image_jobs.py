@@ -185,7 +185,7 @@ async def test_more_images_than_were_held_for_cost_no_more(gateway: Gateway) -> 
         (200, {"data": [{"b64_json": "?"}]}, "4002", "without an image"),
         (200, {"data": ["x"]}, "4002", "without an image"),
         (200, {"data": [{"url": "file:1987378144113570-0.png"}]}, "4002", "without an image"),
-        (200, {"data": [{"url": "file:///tmp/x.png"}, {"url": " "}]}, "4002", "without an image"),
+        (200, {"data": [{"url": "file:///srv/x.png"}, {"url": " "}]}, "4002", "without an image"),
         (200, {"data": [{"url": "javascript:alert(1)"}]}, "4002", "without an image"),
         (200, {"data": [{"url": "https://x/1"}] * 129}, "4002", "more than 128 images"),
     ],

@@ -37,7 +37,7 @@ def test_a_file_is_found_by_its_link_and_known_by_how_it_begins(tmp_path: Path, 
     assert path.read_bytes() == STARTS[kind]
 
 
-@pytest.mark.parametrize("image", ["https://images.example/1.png", "file:///tmp/x.png", f"file:{NUMBER}-99999.png"])
+@pytest.mark.parametrize("image", ["https://images.example/1.png", "file:///srv/x.png", f"file:{NUMBER}-99999.png"])
 def test_what_is_no_file_of_ours_stays(tmp_path: Path, image: str) -> None:
     assert files_in(tmp_path).address(image) == image
 

@@ -42,7 +42,7 @@ def open_office(
         return None
     backend = _backend(jobs, upstream, key, stack)
     files = JobFiles(jobs_directory(settings), store.pepper.key_for("files"), link_s=jobs.link_hours * 3_600)
-    files.base_url = jobs.public_url.rstrip("/")
+    files.base_url = jobs.public_url
     notifier, changes = Notifier(jobs.notify_hosts), Changes()
     desk = Desk(store, jobs, files, notifier, changes, lambda: workers.wake())
     workers = Workers(store, backend, jobs, settings.server.node_id, files, notifier, changes, desk.shown)
